@@ -1,0 +1,14 @@
+//! `mvb`: open firmware of a Mobile Video Box, and its counterpart in the cloud.
+//!
+//! A frame travels through the rooms in this order; the table of who may use whom is in `docs/architecture.md` and
+//! `tests/layering.rs` enforces it.
+//!
+//! | room | what lives here |
+//! |---|---|
+//! | [`base`] | identifiers, units, time, reason codes, canonical CBOR, the signed chain |
+//! | [`media`] | access units, tracks, timeline, hub, MP4 |
+//! | [`seal`] | sealed segments: layout, keys, journal format, verification |
+
+pub mod base;
+pub mod media;
+pub mod seal;
