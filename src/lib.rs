@@ -8,7 +8,9 @@
 //! | [`base`] | identifiers, units, time, reason codes, canonical CBOR, the signed chain |
 //! | [`media`] | access units, tracks, timeline, hub, MP4 |
 //! | [`seal`] | sealed segments: layout, keys, journal format, verification |
+//! | [`store`] | writer, volume, journal files, catalog, recovery, retention |
 
 pub mod base;
 pub mod media;
 pub mod seal;
+pub mod store;
