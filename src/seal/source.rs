@@ -103,4 +103,21 @@ pub trait SegmentSource: Send + Sync {
 
     /// Called whenever something new may be offered; set once by the relay.
     fn on_change(&self, wake: Box<dyn Fn() + Send + Sync>);
+
+    /// Committed segments of the organisation that the store would like to erase, with the digest that was committed,
+    /// oldest first: for ERASE?. Empty while the card has room.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    fn erase_candidates(&self, _organisation: OrganisationId, _limit: usize) -> io::Result<Vec<(SegmentId, Digest)>> {
+        Ok(Vec::new())
+    }
+
+    /// The cloud's fresh answer to ERASE?: those in `yes` may go, those in `no` must stay, whatever a receipt says.
+    ///
+    /// # Errors
+    /// The catalog cannot be written.
+    fn erase_answered(&self, _yes: &[SegmentId], _no: &[SegmentId]) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -36,26 +36,6 @@ impl Store {
     pub fn accept_card(&self) -> Result<(), Error> {
         todo!()
     }
-
-    /// Uploaded segments that the store would like to erase, oldest first: for ERASE?. Empty while there is room.
-    ///
-    /// # Errors
-    /// The catalog cannot be read.
-    pub fn erase_candidates(
-        &self,
-        _organisation: OrganisationId,
-        _limit: usize,
-    ) -> io::Result<Vec<(SegmentId, Digest)>> {
-        todo!()
-    }
-
-    /// The cloud's fresh answer to ERASE?: those in `yes` may go, those in `no` may not, whatever a receipt says.
-    ///
-    /// # Errors
-    /// The catalog cannot be written.
-    pub fn erase_answered(&self, _yes: &[SegmentId], _no: &[SegmentId]) -> io::Result<()> {
-        todo!()
-    }
 }
 
 impl SegmentSource for Store {
@@ -81,6 +61,12 @@ impl SegmentSource for Store {
         todo!()
     }
     fn on_change(&self, _wake: Box<dyn Fn() + Send + Sync>) {
+        todo!()
+    }
+    fn erase_candidates(&self, _organisation: OrganisationId, _limit: usize) -> io::Result<Vec<(SegmentId, Digest)>> {
+        todo!()
+    }
+    fn erase_answered(&self, _yes: &[SegmentId], _no: &[SegmentId]) -> io::Result<()> {
         todo!()
     }
 }
