@@ -13,4 +13,6 @@
 pub mod base;
 pub mod media;
 pub mod seal;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;

@@ -1,0 +1,4 @@
+//! Runs in virtual time and with scripted faults.
+
+#[path = "sim/store.rs"]
+mod store;
