@@ -11,6 +11,7 @@
 //! | [`store`] | writer, volume, journal files, catalog, recovery, retention |
 
 pub mod base;
+pub mod control;
 pub mod media;
 pub mod seal;
 #[cfg(feature = "sim")]

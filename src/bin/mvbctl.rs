@@ -1,1 +1,5 @@
-fn main() {}
+//! `mvbctl`: asks the box's daemon, and verifies and exports footage without it.
+
+fn main() -> std::process::ExitCode {
+    mvb::control::cli::main()
+}

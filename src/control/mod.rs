@@ -1,0 +1,7 @@
+//! What people and programs may ask of the box: configuration, enrolled cameras, commands, status.
+//!
+//! `control` validates and routes; it owns none of the services that it speaks for. Belongs here: configuration (raw →
+//! validated), the roster of cameras, the command set on the unix socket, the status that everything is shown from, and
+//! `mvbctl` in [`cli`]. Does not belong here: boot order and supervision (see `daemon`), pages (see `web`).
+
+pub mod cli;
