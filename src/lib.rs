@@ -11,6 +11,8 @@
 //! | [`store`] | writer, volume, journal files, catalog, recovery, retention |
 
 pub mod base;
+#[cfg(feature = "cloud")]
+pub mod cloud;
 pub mod control;
 pub mod media;
 pub mod seal;
