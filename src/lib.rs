@@ -8,7 +8,11 @@
 //! | [`base`] | identifiers, units, time, reason codes, canonical CBOR, the signed chain |
 //! | [`media`] | access units, tracks, timeline, hub, MP4 |
 //! | [`seal`] | sealed segments: layout, keys, journal format, verification |
+//! | [`control`] | configuration, roster, commands, status, `mvbctl` |
 //! | [`store`] | writer, volume, journal files, catalog, recovery, retention |
+
+// Tests may spawn on the runtime of the test itself.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod base;
 #[cfg(feature = "cloud")]

@@ -1,1 +1,3 @@
+//! The box's counterpart in the cloud.
+
 fn main() {}

@@ -1,1 +1,3 @@
+//! The box.
+
 fn main() {}
