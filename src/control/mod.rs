@@ -5,3 +5,4 @@
 //! `mvbctl` in [`cli`]. Does not belong here: boot order and supervision (see `daemon`), pages (see `web`).
 
 pub mod cli;
+pub mod config;
