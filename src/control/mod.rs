@@ -5,4 +5,15 @@
 //! `mvbctl` in [`cli`]. Does not belong here: boot order and supervision (see `daemon`), pages (see `web`).
 
 pub mod cli;
+pub mod command;
 pub mod config;
+pub mod pairing;
+pub mod recipients;
+pub mod roster;
+pub mod socket;
+pub mod status;
+
+pub use command::{Command, Refusal, Reply};
+pub use config::Config;
+pub use roster::Roster;
+pub use status::Status;

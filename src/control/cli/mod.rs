@@ -4,10 +4,15 @@
 //! over its socket or calls the room that owns the work. Results go to standard output (one JSON value with `--json`),
 //! everything else to standard error.
 
+pub mod camera;
 pub mod export;
+pub mod pair;
+pub mod recipients;
 pub mod recordings;
+pub mod status;
 pub mod verify;
 
+use crate::control::{self, Reply, socket};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,6 +111,46 @@ pub struct Context {
     pub socket: PathBuf,
 }
 
+impl Context {
+    /// Asks the daemon; `T` is what the command documents.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Refused`, `Failed`.
+    pub fn ask<T: serde::de::DeserializeOwned>(&self, command: control::Command) -> Result<T, Error> {
+        let reply = socket::ask(&self.socket, command)
+            .map_err(|source| Error::Unreachable { socket: self.socket.clone(), source })?
+            .map_err(|source| Error::failed("asking mvbd", source))?;
+        match reply {
+            Reply::Done(value) => {
+                serde_json::from_value(value).map_err(|source| Error::failed("mvbd is of another version", source))
+            }
+            Reply::Refused(refusal) => Err(Error::Refused { code: refusal.code, message: refusal.message }),
+        }
+    }
+
+    /// One JSON value on standard output.
+    ///
+    /// # Errors
+    /// `Failed` if the value cannot be written.
+    pub fn print_json<T: serde::Serialize>(&self, value: &T) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(value).map_err(|source| Error::failed("writing JSON", source))?;
+        println!("{text}");
+        Ok(())
+    }
+
+    /// Says that something is done: in words, or as `{"done":true}`.
+    ///
+    /// # Errors
+    /// `Failed` if the value cannot be written.
+    pub fn done(&self, words: &str) -> Result<(), Error> {
+        if self.json {
+            return self.print_json(&serde_json::json!({ "done": true }));
+        }
+        println!("{words}");
+        Ok(())
+    }
+}
+
 /// Speaks to the box's daemon, and verifies and exports footage without it.
 #[derive(Debug, Parser)]
 #[command(
@@ -123,6 +168,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Is the box recording, and how is everything?
+    Status(status::Args),
+    /// Pair the box with a cloud.
+    Pair(pair::Args),
+    /// End the pairing on this side.
+    Unpair(pair::UnpairArgs),
+    /// Enrol, list and remove cameras.
+    Camera(camera::Args),
+    /// Keys that footage is sealed to.
+    Recipients(recipients::Args),
+    /// Accept a card that is older than the box remembers, after you have looked into it.
+    AcceptCard,
     /// List the recordings on the card.
     Recordings(recordings::Args),
     /// Open sealed footage with a key and write an MP4 (works without the daemon).
@@ -136,6 +193,15 @@ enum Command {
 pub fn main() -> ExitCode {
     let Cli { context, command } = Cli::parse();
     let result = match command {
+        Command::Status(args) => status::run(&args, &context),
+        Command::Pair(args) => pair::run(args, &context),
+        Command::Unpair(args) => pair::unpair(&args, &context),
+        Command::Camera(args) => camera::run(args, &context),
+        Command::Recipients(args) => recipients::run(args, &context),
+        Command::AcceptCard => context
+            .ask::<()>(control::Command::AcceptCard)
+            .and_then(|()| context.done("The card is accepted: footage on it may be erased again."))
+            .map(|()| Exit::Ok),
         Command::Recordings(args) => recordings::run(&args, &context),
         Command::Export(args) => export::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context),

@@ -1,0 +1,326 @@
+//! The keys that footage is sealed to: those of the pairing and those that an administrator added.
+//!
+//! Owns the list of added recovery keys (a file replaced whole) and publishes the whole set. Without any key nothing is
+//! recorded (`seal-no-key`). Unpairing keeps the organisation's keys until a new pairing replaces them, so that a box
+//! whose pairing was revoked on the road goes on recording. Changes are journaled by the recorder that takes the set.
+
+use crate::base::fs;
+use crate::base::ids::{KeyId, OrganisationId};
+use crate::base::reason::Coded;
+use crate::seal::recipients::RecipientRole;
+use crate::seal::{RecipientKey, Recipients};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tokio::sync::watch;
+
+/// Name of the file in the state folder.
+const FILE: &str = "recipients.json";
+/// Largest file that is read.
+const MAX_FILE: u64 = 64 * 1024;
+/// Most keys in a segment's header (docs/spec/sealed-segment.md, "Recipients").
+const MAX_KEYS: usize = 16;
+/// First word of a public key file.
+const PUBLIC_MARK: &str = "mvb-recipient-1";
+
+/// Owner of footage that was recorded before the first pairing: no organisation's cloud takes it.
+pub const NO_ORGANISATION: OrganisationId = OrganisationId([0; 16]);
+
+/// What people do with recipient keys.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Command {
+    /// Adds an offline recovery key → [`Listed`].
+    Add {
+        /// The text of the public key file.
+        public: String,
+        /// What people call it.
+        name: String,
+    },
+    /// → list of [`Listed`].
+    List,
+    /// Removes an added key; those of the pairing stay.
+    Remove {
+        /// Its id.
+        key: KeyId,
+    },
+}
+
+/// One key as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its id.
+    pub key: KeyId,
+    /// `organisation` or `recovery`.
+    pub role: String,
+    /// `pairing` or the name that it was added under.
+    pub origin: String,
+}
+
+/// Why the set cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipientsError {
+    /// The text is no public key.
+    #[error(
+        "this is no public recipient key: expected `{PUBLIC_MARK} recovery` and 64 hex digits, or the digits alone"
+    )]
+    NoKey,
+    /// It is there already.
+    #[error("the key {0} is there already")]
+    Present(KeyId),
+    /// Not an added key.
+    #[error("no added key {0}: keys of the pairing change with the pairing (`mvbctl recipients list`)")]
+    Unknown(KeyId),
+    /// Too many.
+    #[error("a segment is sealed to at most {MAX_KEYS} keys: remove one first")]
+    Full,
+    /// The file cannot be read or written.
+    #[error("{}: the list of recipients cannot be {action}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// `read` or `written`.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what we wrote.
+    #[error("{}: the list of recipients is damaged; restore it, or remove it and add the keys again", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl Coded for RecipientsError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoKey => "recipient-no-key",
+            Self::Present(_) => "recipient-present",
+            Self::Unknown(_) => "recipient-unknown",
+            Self::Full => "recipients-full",
+            Self::Io { .. } => "recipients-io",
+            Self::Damaged { .. } => "recipients-damaged",
+        }
+    }
+}
+
+/// Keys as they are kept: hex.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// Set by the last pairing; outlives it.
+    organisation: Option<OrganisationId>,
+    /// Sealing key of that organisation.
+    sealing: Option<String>,
+    /// Recovery keys that came with the pairing.
+    recovery: Vec<String>,
+    /// Added by an administrator.
+    added: Vec<Added>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Added {
+    name: String,
+    public: String,
+}
+
+/// The set and its file.
+#[derive(Debug)]
+pub struct Keyring {
+    path: PathBuf,
+    kept: Kept,
+    set: watch::Sender<Option<Recipients>>,
+}
+
+impl Keyring {
+    /// Reads the state folder's list.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`: then nothing is recorded rather than something sealed to the wrong keys.
+    pub fn load(state: &Path) -> Result<Self, RecipientsError> {
+        let path = state.join(FILE);
+        let kept: Kept = match fs::read_if_exists(&path, MAX_FILE) {
+            Ok(None) => Kept::default(),
+            Ok(Some(bytes)) => {
+                serde_json::from_slice(&bytes).map_err(|_| RecipientsError::Damaged { path: path.clone() })?
+            }
+            Err(source) => return Err(RecipientsError::Io { path, action: "read", source }),
+        };
+        let set = recipients(&kept).ok_or_else(|| RecipientsError::Damaged { path: path.clone() })?;
+        Ok(Self { path, kept, set: watch::Sender::new(set) })
+    }
+
+    /// The set, and every change of it; `None`: nothing may be recorded.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Recipients>> {
+        self.set.subscribe()
+    }
+
+    /// A pairing or a pinned session states the organisation's keys.
+    ///
+    /// # Errors
+    /// `Full`, `Io`: nothing has changed.
+    pub fn stated(
+        &mut self,
+        organisation: OrganisationId,
+        sealing: [u8; 32],
+        recovery: &[[u8; 32]],
+    ) -> Result<(), RecipientsError> {
+        let hex = |key: &[u8; 32]| data_encoding::HEXLOWER.encode(key);
+        let kept = Kept {
+            organisation: Some(organisation),
+            sealing: Some(hex(&sealing)),
+            recovery: recovery.iter().map(hex).collect(),
+            added: self.kept.added.clone(),
+        };
+        if kept == self.kept { Ok(()) } else { self.replace(kept) }
+    }
+
+    /// Adds a recovery key from the text of its public key file.
+    ///
+    /// # Errors
+    /// `NoKey`, `Present`, `Full`, `Io`: nothing has changed.
+    pub fn add(&mut self, public: &str, name: &str) -> Result<Listed, RecipientsError> {
+        let public = parse_public(public).ok_or(RecipientsError::NoKey)?;
+        let key = RecipientKey { role: RecipientRole::Recovery, public };
+        if self.set.borrow().iter().flat_map(|set| &set.keys).any(|present| present.public == public) {
+            return Err(RecipientsError::Present(key.id()));
+        }
+        let mut kept = self.kept.clone();
+        let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        kept.added.push(Added { name: name.clone(), public: data_encoding::HEXLOWER.encode(&public) });
+        self.replace(kept)?;
+        Ok(Listed { key: key.id(), role: "recovery".into(), origin: name })
+    }
+
+    /// Removes an added key.
+    ///
+    /// # Errors
+    /// `Unknown`, `Io`: nothing has changed.
+    pub fn remove(&mut self, id: KeyId) -> Result<(), RecipientsError> {
+        let mut kept = self.kept.clone();
+        kept.added.retain(|added| recovery_key(&added.public).is_none_or(|key| key.id() != id));
+        if kept.added.len() == self.kept.added.len() {
+            return Err(RecipientsError::Unknown(id));
+        }
+        self.replace(kept)
+    }
+
+    /// All keys, those of the pairing first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed> {
+        let added = |key: &RecipientKey| {
+            let hex = data_encoding::HEXLOWER.encode(&key.public);
+            self.kept.added.iter().find(|added| added.public == hex).map(|added| added.name.clone())
+        };
+        let set = self.set.borrow();
+        let keys = set.iter().flat_map(|set| &set.keys);
+        keys.map(|key| Listed {
+            key: key.id(),
+            role: if key.role == RecipientRole::Organisation { "organisation" } else { "recovery" }.into(),
+            origin: added(key).unwrap_or_else(|| "pairing".into()),
+        })
+        .collect()
+    }
+
+    fn replace(&mut self, kept: Kept) -> Result<(), RecipientsError> {
+        let set = recipients(&kept).ok_or(RecipientsError::NoKey)?;
+        if set.as_ref().is_some_and(|set| set.keys.len() > MAX_KEYS) {
+            return Err(RecipientsError::Full);
+        }
+        let written = |source| RecipientsError::Io { path: self.path.clone(), action: "written", source };
+        let bytes = serde_json::to_vec_pretty(&kept).map_err(|error| written(error.into()))?;
+        fs::replace(&self.path, &bytes, 0o600).map_err(written)?;
+        self.kept = kept;
+        self.set.send_replace(set);
+        Ok(())
+    }
+}
+
+/// The text of a public key file.
+#[must_use]
+pub fn public_text(public: &[u8; 32]) -> String {
+    format!("{PUBLIC_MARK} recovery {}\n", data_encoding::HEXLOWER.encode(public))
+}
+
+/// A public key from the text of its file.
+#[must_use]
+pub fn parse_public(text: &str) -> Option<[u8; 32]> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let line = lines.next()?;
+    let digits = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [digits] => digits,
+        [PUBLIC_MARK, "recovery", digits] => digits,
+        _ => return None,
+    };
+    lines.next().is_none().then_some(())?;
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?;
+    bytes.try_into().ok()
+}
+
+fn recovery_key(hex: &str) -> Option<RecipientKey> {
+    parse_public(hex).map(|public| RecipientKey { role: RecipientRole::Recovery, public })
+}
+
+/// The set that is published, `Some(None)` if there is no key at all; `None` if a kept key is malformed.
+#[allow(clippy::option_option)]
+fn recipients(kept: &Kept) -> Option<Option<Recipients>> {
+    let mut keys = Vec::new();
+    if let Some(hex) = &kept.sealing {
+        keys.push(RecipientKey { role: RecipientRole::Organisation, public: parse_public(hex)? });
+    }
+    for hex in kept.recovery.iter().chain(kept.added.iter().map(|added| &added.public)) {
+        let key = recovery_key(hex)?;
+        if !keys.iter().any(|present: &RecipientKey| present.public == key.public) {
+            keys.push(key);
+        }
+    }
+    let organisation = kept.organisation.unwrap_or(NO_ORGANISATION);
+    Some((!keys.is_empty()).then_some(Recipients { organisation, keys }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::RecipientSecret;
+
+    fn public() -> [u8; 32] {
+        RecipientSecret::generate().public(RecipientRole::Recovery).public
+    }
+
+    #[test]
+    fn without_a_key_there_is_no_set_and_an_added_key_makes_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut keyring = Keyring::load(dir.path()).expect("empty");
+        assert_eq!(*keyring.watch().borrow(), None);
+        let added = keyring.add(&public_text(&public()), "safe").expect("added");
+        let set = keyring.watch().borrow().clone().expect("a set");
+        assert_eq!((set.organisation, set.keys.len()), (NO_ORGANISATION, 1));
+        let mut again = Keyring::load(dir.path()).expect("reads");
+        assert_eq!(again.list(), [added.clone()]);
+        again.remove(added.key).expect("removed");
+        assert_eq!(*again.watch().borrow(), None);
+        assert_eq!(again.remove(added.key).expect_err("gone").code(), "recipient-unknown");
+    }
+
+    #[test]
+    fn a_new_pairing_replaces_the_organisations_keys_and_keeps_added_ones() {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut keyring = Keyring::load(dir.path()).expect("empty");
+        keyring.add(&public_text(&public()), "safe").expect("added");
+        let (first, second) = (OrganisationId::random(), OrganisationId::random());
+        keyring.stated(first, public(), &[public(), public()]).expect("stated");
+        assert_eq!(keyring.list().len(), 4);
+        keyring.stated(second, public(), &[]).expect("stated");
+        let set = Keyring::load(dir.path()).expect("reads").watch().borrow().clone().expect("a set");
+        assert_eq!((set.organisation, set.keys.len()), (second, 2));
+    }
+
+    #[test]
+    fn a_secret_or_anything_else_is_no_public_key() {
+        for text in ["", "hello", "mvb-recipient-1 organisation 00", "00", &"0".repeat(63)] {
+            assert_eq!(parse_public(text), None, "{text}");
+        }
+        assert!(parse_public(&format!("# comment\n{}\n", "0a".repeat(32))).is_some());
+    }
+}
