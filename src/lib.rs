@@ -9,6 +9,7 @@
 //! | [`media`] | access units, tracks, timeline, hub, MP4 |
 //! | [`seal`] | sealed segments: layout, keys, journal format, verification |
 //! | [`control`] | configuration, roster, commands, status, `mvbctl` |
+//! | [`daemon`] | the assembly of `mvbd` in boot order, supervisor, shutdown |
 //! | [`store`] | writer, volume, journal files, catalog, recovery, retention |
 
 // Tests may spawn on the runtime of the test itself.
@@ -18,6 +19,7 @@ pub mod base;
 #[cfg(feature = "cloud")]
 pub mod cloud;
 pub mod control;
+pub mod daemon;
 pub mod media;
 pub mod seal;
 #[cfg(feature = "sim")]

@@ -1,0 +1,9 @@
+//! The box's assembly: everything is started here in boot order, kept running, and stopped in the opposite order.
+//!
+//! Belongs here: which service gets which handle, supervision, shutdown, systemd, metrics. Does not belong here: what
+//! any service does.
+
+pub mod metrics;
+pub mod runs;
+pub mod supervisor;
+pub mod systemd;
