@@ -42,13 +42,21 @@
 //!    Any other unknown file is left alone and reported: `replayed`, `foreign` or `unreadable`.
 //! 5. Only then `run started` is appended and synced. A recovery that is itself cut is simply done again.
 
+mod append;
+mod catalog;
+mod erase;
 pub mod error;
+mod internal;
+mod journal;
+mod lane;
 pub mod recorder;
+mod recording;
 pub mod recovery;
 pub mod settings;
 pub mod source;
 pub mod status;
 pub mod volume;
+mod writer;
 
 pub use error::Error;
 pub use recorder::{Preview, Recorder, RecorderHandle};
@@ -57,3 +65,17 @@ pub use settings::{CameraSettings, Limits, Policy, Settings};
 pub use source::Store;
 pub use status::{CameraStatus, RecordingInfo, SegmentInfo, SegmentState, State, Status};
 pub use volume::{Directory, FileInfo, Space, Volume};
+
+/// Folder of the segment files on the card.
+const SEGMENTS: &str = "segments";
+
+/// Where a segment's file is.
+#[must_use]
+pub fn segment_path(segment: crate::base::ids::SegmentId) -> String {
+    format!("{SEGMENTS}/{segment}.mvs")
+}
+
+/// The segment that a file's name says it is.
+fn segment_of(name: &str) -> Option<crate::base::ids::SegmentId> {
+    name.strip_suffix(".mvs")?.parse().ok()
+}

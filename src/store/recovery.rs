@@ -1,13 +1,36 @@
 //! Opens a store: reads the journal, recovers what a power cut or a crash left open, and says what it found.
+//!
+//! The numbered steps are in the `//!` of [`crate::store`]. Runs before anything is recorded, on whoever's thread.
 
-use crate::base::chain::Signer;
+use crate::base::chain::{PublicKey, Signer};
 use crate::base::clock::Clock;
-use crate::base::ids::{CameraId, RecordingId, SegmentId};
-use crate::base::units::{ByteCount, Run};
-use crate::media::Gap;
-use crate::store::{Error, Limits, Store, Volume};
+use crate::base::ids::{CameraId, RecordingId, SegmentId, random_bytes};
+use crate::base::reason::Counters;
+use crate::base::units::{BootTime, ByteCount, Run};
+use crate::media::{Gap, GapCause};
+use crate::seal::sealer::MAX_SIZE;
+use crate::seal::{EndReason, Finished, Header, JournalEntry, Prev, Scan, Scanner};
+use crate::store::catalog::{Catalog, Cause, Unclosed};
+use crate::store::internal::{CardId, Heads, Receipts};
+use crate::store::journal::{self, Journal, Position};
+use crate::store::lane::{Lane, Op};
+use crate::store::source::Shared;
+use crate::store::volume::{read_all, write_all_at};
+use crate::store::writer::{self, Parts, Writer};
+use crate::store::{Error, FileInfo, Limits, SEGMENTS, Store, Volume, segment_of, segment_path};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+use tracing::{info, warn};
+
+const CARD_ID: &str = "card.id";
+/// A checkpoint each second, made durable within the next: the bound of what a cut takes on a healthy card.
+const LOSS_BOUND: Duration = Duration::from_secs(2);
+/// A header is far smaller; a file of which this much is no header is unreadable.
+const HEADER_AT_MOST: usize = 64 * 1024;
 
 /// Everything that the store stands on.
 pub struct Options {
@@ -23,6 +46,15 @@ pub struct Options {
     pub signer: Arc<dyn Signer>,
     /// Memory and card.
     pub limits: Limits,
+}
+
+/// What the recorder needs to know of what the store stands on.
+#[derive(Clone)]
+pub(crate) struct Stand {
+    pub(crate) run: Run,
+    pub(crate) clock: Clock,
+    pub(crate) signer: Arc<dyn Signer>,
+    pub(crate) limits: Limits,
 }
 
 /// An opened store and what opening it found.
@@ -66,7 +98,513 @@ impl Store {
     ///
     /// # Errors
     /// The card or internal storage cannot be used at all; damage inside is handled and reported instead.
-    pub fn open(_options: Options) -> Result<Opened, Error> {
-        todo!()
+    pub fn open(options: Options) -> Result<Opened, Error> {
+        let (opened, writer, ops) = open(options)?;
+        // A thread and no task: it blocks on the card for its whole life, and must outlive the runtime's shutdown until
+        // everything is durable. It ends with the recorder, or with the last handle.
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer::run(writer, &ops))
+            .map_err(|source| Error::Internal { action: "start the writer", source })?;
+        Ok(opened)
+    }
+}
+
+fn card(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Card { action, path, source }
+}
+
+fn catalog(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::Catalog { action, source }
+}
+
+impl From<io::Error> for Error {
+    fn from(source: io::Error) -> Self {
+        Self::Card { action: "read", path: journal::FOLDER.to_owned(), source }
+    }
+}
+
+/// All of [`Store::open`] but the thread.
+pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), Error> {
+    let Options { volume, internal, run, clock, signer, limits } = options;
+    let key = signer.public_key();
+    let mut alarms = Vec::new();
+    std::fs::create_dir_all(&internal).map_err(|source| Error::Internal { action: "make the folder", source })?;
+    for folder in [SEGMENTS, journal::FOLDER] {
+        volume.make_folder(folder).map_err(card("make", folder))?;
+    }
+    let (card_id, new_card) = card_id(volume.as_ref())?;
+    let heads = Heads::load(&internal).map_err(|source| Error::Internal { action: "read the head", source })?;
+    let (receipts, kept) =
+        Receipts::open(&internal).map_err(|source| Error::Internal { action: "read receipts", source })?;
+
+    // 1. The journal, as far as the card has it.
+    let path = internal.join("catalog.db");
+    let (mut catalog_db, walk) = caught_up(&path, volume.as_ref(), &key, card_id, &mut alarms)?;
+    catalog_db
+        .transaction(|db| kept.iter().try_for_each(|receipt| db.receipt(receipt)))
+        .map_err(catalog("read receipts"))?;
+    if walk.holes > 0 {
+        alarms.push("journal-hole");
+    }
+    if !walk.foreign.is_empty() {
+        alarms.push("journal-foreign");
+    }
+
+    // 2. Does it reach what internal storage knows?
+    let reached = walk.position.as_ref().map(|position| position.head);
+    let known = heads.as_ref().and_then(|heads| heads.card(card_id));
+    let expected = match (known, new_card || reached.is_none() && known.is_none()) {
+        (Some(known), _) => Some(known.head),
+        // A card that we do not know, with a journal of ours: it must reach the last head, or it was rolled back and
+        // has lost its name.
+        (None, false) => heads.as_ref().and_then(|heads| heads.head),
+        (None, true) => None,
+    };
+    let rolled_back = match expected {
+        None => false,
+        Some(head) => {
+            reached.is_none_or(|reached| reached.seq < head.seq)
+                || journal::at(volume.as_ref(), &key, head.seq)? != Some(head)
+        }
+    };
+    let frozen = rolled_back || known.is_some_and(|known| known.frozen);
+    let (journal, mut heads) =
+        continue_journal(volume.as_ref(), &signer, run, &walk, heads.unwrap_or_default(), rolled_back)?;
+    let mut desk = Desk { volume: volume.as_ref(), key: &key, signer: &signer, run, clock: &clock, journal };
+    if rolled_back {
+        warn!("the card does not reach the journal's head: it was rolled back; nothing on it is touched");
+        desk.journal.append(&JournalEntry::Alarm { code: "card-rolled-back".into() }, clock.boottime());
+    }
+    if frozen {
+        alarms.push("card-rolled-back");
+    }
+
+    // 3. and 4. Segments.
+    let files = volume.list(SEGMENTS).map_err(card("list", SEGMENTS))?;
+    let sizes: HashMap<SegmentId, u64> = files.iter().filter_map(|f| Some((segment_of(&f.name)?, f.size))).collect();
+    let last_run = catalog_db.last_run().map_err(catalog("find the last run"))?;
+    let whole = walk.holes == 0 && !rolled_back;
+    let (recovered, strays, clean) = match last_run {
+        Some(last) if !rolled_back => desk.recover(&catalog_db, last, &files, whole)?,
+        _ => (Vec::new(), desk.strays(&catalog_db, None, &files)?.strays, last_run.is_none()),
+    };
+
+    // 5. This run starts.
+    desk.journal.append(&JournalEntry::RunStarted { clean, time: clock.statement() }, clock.boottime());
+    desk.settle()?;
+    let mut journal = desk.journal;
+    let durable = journal.synced();
+    catalog_db
+        .transaction(|db| {
+            for (signed, _) in &durable {
+                db.apply(signed, &|segment| header(volume.as_ref(), &key, segment))?;
+            }
+            durable.last().map_or(Ok(()), |(_, position)| db.set_position(position, card_id))
+        })
+        .map_err(catalog("project the journal"))?;
+    let head = durable.last().map(|(_, position)| position.head);
+    if let Some(head) = head {
+        heads.reached(card_id, head, frozen);
+        heads.save(&internal).map_err(|source| Error::Internal { action: "keep the head", source })?;
+    }
+    let there: HashSet<SegmentId> = sizes.keys().copied().collect();
+    if catalog_db.set_present(&there).map_err(catalog("compare with the card"))? > 0 {
+        alarms.push("segments-absent");
+    }
+    if !strays.is_empty() {
+        alarms.push("segments-stray");
+    }
+
+    let least = Limits::LANE_LEAST.0.min(limits.memory_max.0);
+    let (lane, ops) = Lane::new(ByteCount(least), clock.boottime());
+    let lane = Arc::new(lane);
+    let shared = Arc::new(Shared::default());
+    if let Some(head) = head {
+        shared.set_head(head);
+    }
+    if let Ok(space) = volume.space() {
+        shared.set_space(space);
+    }
+    count(&shared.counters, &recovered, &strays);
+    alarms.iter().for_each(|code| shared.raise(code));
+    let reader = Catalog::reader(&path).map_err(catalog("open for reading"))?;
+    let stand = Stand { run, clock: clock.clone(), signer: signer.clone(), limits };
+    let store = Store::new(volume.clone(), stand, lane.clone(), shared.clone(), reader);
+    let writer = Writer::new(Parts {
+        volume,
+        internal,
+        clock,
+        lane,
+        shared,
+        journal,
+        catalog: catalog_db,
+        receipts,
+        heads,
+        card: card_id,
+        frozen,
+        keep_free: limits.keep_free,
+    });
+    Ok((Opened { store, recovered, strays, alarms }, writer, ops))
+}
+
+fn count(counters: &Counters, recovered: &[Recovered], strays: &[Stray]) {
+    counters.add("segment-recovered", recovered.len() as u64);
+    strays.iter().for_each(|stray| counters.add(stray.code, 1));
+}
+
+/// The card's name, made and synced if it has none; and whether it had none.
+fn card_id(volume: &dyn Volume) -> Result<(CardId, bool), Error> {
+    let there = match read_all(volume, CARD_ID, 64) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(card("read", CARD_ID)(error)),
+    };
+    let id = there.as_deref().and_then(|text| {
+        data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim_ascii()).ok().and_then(|id| CardId::try_from(id).ok())
+    });
+    if let Some(id) = id {
+        return Ok((id, false));
+    }
+    let id: CardId = random_bytes();
+    if there.is_none() {
+        volume.create(CARD_ID).map_err(card("make", CARD_ID))?;
+    }
+    let text = data_encoding::HEXLOWER_PERMISSIVE.encode(&id) + "\n";
+    write_all_at(volume, CARD_ID, 0, text.as_bytes()).map_err(card("write", CARD_ID))?;
+    volume.sync(CARD_ID).map_err(card("sync", CARD_ID))?;
+    volume.release(CARD_ID);
+    // A half-written name is a card of a moment ago; it has nothing on it that a name could protect.
+    Ok((id, true))
+}
+
+/// The catalog with everything that the card's journal says; rebuilt if it cannot be trusted.
+fn caught_up(
+    path: &std::path::Path,
+    volume: &dyn Volume,
+    key: &PublicKey,
+    card_id: CardId,
+    alarms: &mut Vec<&'static str>,
+) -> Result<(Catalog, journal::Walk), Error> {
+    let existing = path.exists();
+    if let Some(mut db) = Catalog::open(path) {
+        let at = db.position().map_err(catalog("read the position"))?;
+        // Another card's files: all of them are read, and projecting twice changes nothing.
+        let after = at.as_ref().filter(|(_, card)| *card == card_id).map(|(position, _)| position.clone());
+        let walk = project(&mut db, volume, key, after.as_ref(), card_id)?;
+        if !walk.lost_start {
+            return Ok((db, walk));
+        }
+        // Ahead of the card: either the catalog outlived a journal that was lost, or the card was rolled back. What the
+        // catalog knows beyond the card is kept in neither case: it says what is on the card.
+        let walk = project(&mut db, volume, key, None, card_id)?;
+        return Ok((db, walk));
+    }
+    if existing {
+        warn!("the catalog cannot be used; it is rebuilt from the journal");
+        alarms.push("catalog-rebuilt");
+    }
+    let mut db = Catalog::create(path).map_err(catalog("create"))?;
+    let walk = project(&mut db, volume, key, None, card_id)?;
+    Ok((db, walk))
+}
+
+fn project(
+    db: &mut Catalog,
+    volume: &dyn Volume,
+    key: &PublicKey,
+    after: Option<&Position>,
+    card_id: CardId,
+) -> Result<journal::Walk, Error> {
+    let mut failed = None;
+    let walk = db.transaction(|db| {
+        let walk = journal::walk::<Error>(volume, key, after, |signed, _| {
+            db.apply(signed, &|segment| header(volume, key, segment)).map_err(catalog("project the journal"))
+        });
+        match walk {
+            Ok(walk) => {
+                if let Some(position) = &walk.position {
+                    db.set_position(position, card_id)?;
+                }
+                Ok(Some(walk))
+            }
+            Err(error) => {
+                failed = Some(error);
+                Ok(None)
+            }
+        }
+    });
+    match (walk.map_err(catalog("project the journal"))?, failed) {
+        (Some(walk), _) => Ok(walk),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(Error::Stopped),
+    }
+}
+
+fn continue_journal(
+    volume: &dyn Volume,
+    signer: &Arc<dyn Signer>,
+    run: Run,
+    walk: &journal::Walk,
+    heads: Heads,
+    rolled_back: bool,
+) -> Result<(Journal, Heads), Error> {
+    let taken: Vec<_> =
+        journal::files(volume).map_err(card("list", journal::FOLDER))?.into_iter().map(|(_, file)| file).collect();
+    let reached = walk.position.as_ref().map(|position| position.head);
+    let ahead = heads.head.filter(|head| reached.is_none_or(|reached| reached.seq < head.seq));
+    if rolled_back || ahead.is_some() {
+        // Another card was in use since, or this one was rolled back: a new file goes on from the last head of all.
+        return Ok((Journal::begin(signer.clone(), run, heads.head, &taken), heads));
+    }
+    let Some(position) = &walk.position else {
+        return Ok((Journal::begin(signer.clone(), run, heads.head, &taken), heads));
+    };
+    let path = format!("{}/{}", journal::FOLDER, position.file);
+    for blank in &walk.blank {
+        volume.truncate(&format!("{}/{blank}", journal::FOLDER), 0).map_err(card("cut", blank))?;
+    }
+    if volume.size(&path).map_err(card("measure", &path))? > position.end {
+        info!(file = position.file, at = position.end, "the journal's torn tail is cut");
+        volume.truncate(&path, position.end).map_err(card("cut", &path))?;
+    }
+    Ok((Journal::resume(signer.clone(), run, position), heads))
+}
+
+/// The header of a segment's file, if it is one.
+pub(crate) fn header(volume: &dyn Volume, key: &PublicKey, segment: SegmentId) -> Option<Header> {
+    let mut bytes = vec![0; HEADER_AT_MOST];
+    let n = volume.read_at(&segment_path(segment), 0, &mut bytes).ok()?;
+    let mut scanner = Scanner::new(key.clone());
+    scanner.push(bytes.get(..n)?);
+    scanner.finish().header.filter(|header| header.segment == segment)
+}
+
+fn is_recovery(reason: EndReason) -> bool {
+    matches!(reason, EndReason::PowerCut | EndReason::Crash)
+}
+
+struct Desk<'a> {
+    volume: &'a dyn Volume,
+    key: &'a PublicKey,
+    signer: &'a Arc<dyn Signer>,
+    run: Run,
+    clock: &'a Clock,
+    journal: Journal,
+}
+
+type Found = (Vec<Recovered>, Vec<Stray>, bool);
+
+#[derive(Default)]
+struct Unknown {
+    /// Of the last run: ours to take in.
+    adopted: Vec<Header>,
+    /// Not even a header: a file that was just begun when power went.
+    torn: Vec<SegmentId>,
+    strays: Vec<Stray>,
+}
+
+impl Desk<'_> {
+    fn settle(&mut self) -> Result<(), Error> {
+        self.journal.write(self.volume).map_err(card("write", journal::FOLDER))?;
+        self.volume.sync_all().map_err(card("sync", journal::FOLDER))
+    }
+
+    fn append(&mut self, entry: &JournalEntry) {
+        self.journal.append(entry, self.clock.boottime());
+    }
+
+    /// Steps 3 and 4 for the journal's last run. `whole`: the journal has no holes, so what it does not know was never
+    /// durable. The last value: nothing was open, so the run ended in order.
+    fn recover(&mut self, db: &Catalog, last: Run, files: &[FileInfo], whole: bool) -> Result<Found, Error> {
+        let sizes: HashMap<SegmentId, u64> =
+            files.iter().filter_map(|f| Some((segment_of(&f.name)?, f.size))).collect();
+        let mut open = db.unclosed(last).map_err(catalog("find open segments"))?;
+        let mut unknown = self.strays(db, Some(last), files)?;
+        if !whole {
+            let name = |segment: &SegmentId| Stray { name: format!("{segment}.mvs"), code: "unreadable" };
+            unknown.strays.extend(unknown.torn.drain(..).as_slice().iter().map(name));
+        }
+        for header in unknown.adopted {
+            info!(segment = %header.segment, "a segment whose journal entry was lost with the power is adopted");
+            self.append(&JournalEntry::Adopted { segment: header.segment });
+            open.push(Unclosed {
+                segment: header.segment,
+                camera: header.camera,
+                recording: header.recording,
+                opened_at: header.at,
+                prev: Prev::Unknown,
+            });
+        }
+        // Recordings whose last segment says that another follows: if none is found, it was lost whole.
+        let mut expecting: BTreeMap<RecordingId, (CameraId, BootTime)> = BTreeMap::new();
+        for (camera, recording, closed_at) in db.expecting(last).map_err(catalog("find the last segments"))? {
+            expecting.insert(recording, (camera, closed_at));
+        }
+        let clean = open.is_empty() && unknown.torn.is_empty() && expecting.is_empty();
+        let reason = if last.boot == self.run.boot { EndReason::Crash } else { EndReason::PowerCut };
+        let cause = if reason == EndReason::Crash { GapCause::Crash } else { GapCause::PowerCut };
+
+        // What the files prove about the time up to which the run lived.
+        let mut alive = db.last_heard(last).map_err(catalog("find the last run"))?;
+        let mut scans = Vec::new();
+        for segment in open {
+            let scan = match sizes.get(&segment.segment) {
+                Some(_) => Some(self.scan(segment.segment).map_err(card("read", &segment_path(segment.segment)))?),
+                None => None,
+            };
+            alive = alive.max(segment.opened_at);
+            if let Some(point) = scan.as_ref().and_then(|(scan, _)| scan.last) {
+                alive = alive.max(point.at);
+            }
+            scans.push((segment, scan));
+        }
+
+        let gap_from = |from: BootTime| Gap { from, to: alive.max(from).plus(LOSS_BOUND), cause };
+        let mut recovered = Vec::new();
+        let mut torn = unknown.torn;
+        for (segment, scan) in scans {
+            let Unclosed { segment: id, camera, recording, opened_at, .. } = segment;
+            expecting.remove(&recording);
+            let (lost, from) = match scan {
+                Some((scan, _)) if scan.end.is_some_and(|end| is_recovery(end.reason)) => {
+                    // A recovery that was itself cut ended it, and how much it took off is no longer known.
+                    self.close(&scan)?;
+                    (0, scan.last.map_or(opened_at, |point| point.at))
+                }
+                Some((scan, _)) if scan.end.is_some() => {
+                    if let Some(at) = self.close(&scan)? {
+                        expecting.insert(recording, (camera, at));
+                    }
+                    recovered.push(Recovered { segment: id, camera, recording, lost: ByteCount(0), gap: None });
+                    continue;
+                }
+                Some((scan, scanner)) if scan.last.is_some() => self.end(&segment, &scan, &scanner, reason)?,
+                scan => {
+                    torn.push(id);
+                    (scan.map_or(0, |(scan, _)| scan.size), opened_at)
+                }
+            };
+            let gap = gap_from(from);
+            self.append(&JournalEntry::Gap { camera, recording, gap, bytes: lost });
+            recovered.push(Recovered { segment: id, camera, recording, lost: ByteCount(lost), gap: Some(gap) });
+        }
+        for (recording, (camera, at)) in expecting {
+            self.append(&JournalEntry::Gap { camera, recording, gap: gap_from(at), bytes: 0 });
+        }
+        for segment in &torn {
+            info!(%segment, "nothing of this segment was durable; it is destroyed");
+            self.append(&JournalEntry::Destroyed { segment: *segment, cause: Cause::Torn as u8 });
+        }
+        self.settle()?;
+        for segment in torn.into_iter().filter(|segment| sizes.contains_key(segment)) {
+            let path = segment_path(segment);
+            self.volume.unlink(&path).map_err(card("unlink", &path))?;
+        }
+        Ok((recovered, unknown.strays, clean))
+    }
+
+    /// Two walks of the same bytes: one for the verdict, one that recovery's END goes on from.
+    fn scan(&self, segment: SegmentId) -> io::Result<(Scan, Scanner)> {
+        let path = segment_path(segment);
+        let mut verdict = Scanner::new(self.key.clone());
+        let mut kept = Scanner::new(self.key.clone());
+        let mut at = 0;
+        let mut chunk = vec![0; 256 * 1024];
+        loop {
+            let n = self.volume.read_at(&path, at, &mut chunk)?;
+            if n == 0 {
+                return Ok((verdict.finish(), kept));
+            }
+            let bytes = chunk.get(..n).unwrap_or_default();
+            verdict.push(bytes);
+            kept.push(bytes);
+            at += n as u64;
+        }
+    }
+
+    /// A segment whose END is durable: only `closed` is missing. Returns when it ended if another was to follow.
+    fn close(&mut self, scan: &Scan) -> Result<Option<BootTime>, Error> {
+        let Some(end) = scan.end else { return Ok(None) };
+        let Finished { segment, size, sha256, end: digest, .. } = end.finished;
+        if scan.size > size {
+            // A cut while the file system still knew a longer file; behind END nothing belongs to the segment.
+            let path = segment_path(segment);
+            self.volume.truncate(&path, size).map_err(card("cut", &path))?;
+            self.volume.sync(&path).map_err(card("sync", &path))?;
+        }
+        let cut = scan.last.map(|point| point.offset).filter(|_| is_recovery(end.reason));
+        self.append(&JournalEntry::Closed { segment, size, sha256, end: digest, reason: end.reason, cut });
+        let follows = matches!(end.reason, EndReason::Next | EndReason::Overflow);
+        Ok(scan.last.map(|point| point.at).filter(|_| follows))
+    }
+
+    /// Step 3: truncate to the last valid checkpoint, END, sync, `closed`.
+    fn end(
+        &mut self,
+        segment: &Unclosed,
+        scan: &Scan,
+        scanner: &Scanner,
+        reason: EndReason,
+    ) -> Result<(u64, BootTime), Error> {
+        let path = segment_path(segment.segment);
+        let now = self.clock.boottime();
+        let (Some(last), Some((bytes, finished))) =
+            (scan.last, scanner.recovery_end(reason, segment.prev, self.run, now, self.signer))
+        else {
+            return Ok((0, segment.opened_at));
+        };
+        self.volume.truncate(&path, last.offset).map_err(card("cut", &path))?;
+        // Between the two no power cut may leave an END behind old bytes.
+        self.volume.sync(&path).map_err(card("sync", &path))?;
+        write_all_at(self.volume, &path, last.offset, &bytes).map_err(card("write", &path))?;
+        self.volume.sync(&path).map_err(card("sync", &path))?;
+        self.volume.release(&path);
+        let entry = JournalEntry::Closed {
+            segment: segment.segment,
+            size: finished.size,
+            sha256: finished.sha256,
+            end: finished.end,
+            reason,
+            cut: Some(last.offset),
+        };
+        self.append(&entry);
+        let lost = scan.size.saturating_sub(last.offset);
+        info!(segment = %segment.segment, lost, "recovered");
+        Ok((lost, last.at))
+    }
+
+    /// Files that the journal does not know: those of the last run are ours to adopt, the rest is only reported.
+    fn strays(&self, db: &Catalog, last: Option<Run>, files: &[FileInfo]) -> Result<Unknown, Error> {
+        let known: BTreeMap<SegmentId, bool> = db.known().map_err(catalog("list segments"))?;
+        let Unknown { mut adopted, mut torn, mut strays } = Unknown::default();
+        for file in files {
+            let stray = |code| Stray { name: file.name.clone(), code };
+            let Some(segment) = segment_of(&file.name) else {
+                strays.push(stray("unreadable"));
+                continue;
+            };
+            match known.get(&segment) {
+                Some(false) => continue,
+                // Erased by the journal and here again (or its unlink was cut off).
+                Some(true) => {
+                    strays.push(stray("replayed"));
+                    continue;
+                }
+                None => {}
+            }
+            match header(self.volume, self.key, segment) {
+                Some(header) if header.box_id != self.key.box_id() => strays.push(stray("foreign")),
+                Some(header) if Some(header.run) == last => adopted.push(header),
+                Some(_) => strays.push(stray("replayed")),
+                None if last.is_some() && file.size <= MAX_SIZE => torn.push(segment),
+                None => strays.push(stray("unreadable")),
+            }
+        }
+        for stray in &strays {
+            warn!(file = stray.name, code = stray.code, "a segment file that the journal does not account for");
+        }
+        Ok(Unknown { adopted, torn, strays })
     }
 }

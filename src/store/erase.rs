@@ -1,0 +1,78 @@
+//! What may be erased when the card is full, and in which order. Spec: DESIGN promises in `docs/architecture.md`,
+//! "Retention".
+//!
+//! 1. Uploaded, not held, and the cloud has freshly said yes to ERASE?.
+//! 2. Offline only (no answer to ERASE? for a while): uploaded by its receipt, not held.
+//! 3. Background that no event promoted.
+//! 4. Never uploaded, unmarked, not held: with an alarm.
+//!
+//! Held footage, marked footage that is not uploaded, and damaged files are never erased by themselves. A segment to
+//! which the cloud said no is not erased on the strength of a receipt: a cloud restored from a backup may have lost it.
+
+use crate::base::ids::{Digest, SegmentId};
+use crate::base::units::BootTime;
+use crate::store::catalog::{Catalog, Cause};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+/// A yes is fresh, and the cloud counts as reachable, for this long.
+const FRESH: Duration = Duration::from_secs(600);
+/// Answers that are remembered; the cloud is asked again for the rest.
+const MAX_ANSWERS: usize = 4096;
+
+/// The cloud's answers to ERASE? in this run.
+#[derive(Debug, Default)]
+pub(crate) struct Permissions {
+    yes: HashMap<SegmentId, BootTime>,
+    no: HashSet<SegmentId>,
+    answered: Option<BootTime>,
+}
+
+impl Permissions {
+    pub(crate) fn answered(&mut self, yes: &[SegmentId], no: &[SegmentId], now: BootTime) {
+        self.yes.retain(|_, at| now.since(*at) < FRESH);
+        if self.yes.len() + self.no.len() > MAX_ANSWERS {
+            self.yes.clear();
+            // Forgetting a no would let a receipt count again; keep those, they are 16 bytes each.
+        }
+        self.answered = Some(now);
+        for segment in yes {
+            self.no.remove(segment);
+            self.yes.insert(*segment, now);
+        }
+        for segment in no {
+            self.yes.remove(segment);
+            self.no.insert(*segment);
+        }
+    }
+
+    /// What to erase next, at most `limit`, all of the most dispensable kind that there is.
+    pub(crate) fn choose(
+        &self,
+        catalog: &Catalog,
+        now: BootTime,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, Cause)>, rusqlite::Error> {
+        let fresh = |at: &BootTime| now.since(*at) < FRESH;
+        let uploaded: Vec<(SegmentId, Digest)> = catalog.uploaded(None, MAX_ANSWERS)?;
+        let mut chosen: Vec<_> = uploaded
+            .iter()
+            .filter(|(segment, _)| self.yes.get(segment).is_some_and(fresh))
+            .map(|(segment, _)| (*segment, Cause::Uploaded))
+            .take(limit)
+            .collect();
+        if chosen.is_empty() && !self.answered.as_ref().is_some_and(fresh) {
+            let receipts = uploaded.iter().filter(|(segment, _)| !self.no.contains(segment));
+            chosen = receipts.map(|(segment, _)| (*segment, Cause::Receipt)).take(limit).collect();
+        }
+        if chosen.is_empty() {
+            chosen =
+                catalog.dispensable(true, limit)?.into_iter().map(|segment| (segment, Cause::Background)).collect();
+        }
+        if chosen.is_empty() {
+            // One by one: the last resort takes no more than it must.
+            chosen = catalog.dispensable(false, 1)?.into_iter().map(|segment| (segment, Cause::Full)).collect();
+        }
+        Ok(chosen)
+    }
+}
