@@ -116,6 +116,13 @@ impl Catalog {
         Ok(Self(connection))
     }
 
+    /// A catalog that lives only as long as this value.
+    pub(crate) fn in_memory() -> Result<Self> {
+        let connection = Connection::open_in_memory()?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self(connection))
+    }
+
     /// A second connection, for reading.
     pub(crate) fn reader(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;

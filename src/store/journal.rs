@@ -70,15 +70,16 @@ fn first_seq(name: &str) -> Option<u64> {
 }
 
 /// The valid entries of a file's bytes from `from` on, each with the offset after it. `before` = the entry before, if
-/// it is known. Only the last signature is checked: it covers all entries before it through the chain.
-fn entries(bytes: &[u8], from: usize, before: Option<Head>, key: &PublicKey) -> (Vec<(Signed, usize)>, bool) {
+/// it is known. Only the last signature is checked: it covers all entries before it through the chain. Without a key
+/// nothing is proven, only read.
+fn entries(bytes: &[u8], from: usize, before: Option<Head>, key: Option<&PublicKey>) -> (Vec<(Signed, usize)>, bool) {
     let mut found: Vec<(Signed, usize)> = Vec::new();
     let mut at = from;
     let mut head = before;
     let mut foreign = false;
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
         let Ok((signed, used)) = Signed::from_frame(rest) else { break };
-        if signed.entry.author != key.box_id() {
+        if key.is_some_and(|key| signed.entry.author != key.box_id()) {
             foreign = found.is_empty();
             break;
         }
@@ -92,7 +93,7 @@ fn entries(bytes: &[u8], from: usize, before: Option<Head>, key: &PublicKey) -> 
         head = Some(signed.head(LOG));
         found.push((signed, at));
     }
-    while let Some((last, _)) = found.last() {
+    while let (Some((last, _)), Some(key)) = (found.last(), key) {
         let before = match found.len() {
             1 if from > 0 => before,
             // Checked for its signature alone; the caller judges what it follows.
@@ -113,7 +114,7 @@ fn entries(bytes: &[u8], from: usize, before: Option<Head>, key: &PublicKey) -> 
 /// The card cannot be read, or `each` failed.
 pub(crate) fn walk<E: From<io::Error>>(
     volume: &dyn Volume,
-    key: &PublicKey,
+    key: Option<&PublicKey>,
     after: Option<&Position>,
     mut each: impl FnMut(&Signed, &Position) -> Result<(), E>,
 ) -> Result<Walk, E> {
@@ -196,7 +197,7 @@ pub(crate) fn read(
     let mut out: Vec<Signed> = Vec::new();
     for (_, file) in files.get(start..).unwrap_or_default() {
         let bytes = read_all(volume, &format!("{FOLDER}/{}", file.name), MAX_FILE)?;
-        let (found, _) = entries(&bytes, 0, None, key);
+        let (found, _) = entries(&bytes, 0, None, Some(key));
         for (signed, _) in found {
             if signed.entry.seq < wanted {
                 continue;
@@ -222,7 +223,7 @@ pub(crate) fn at(volume: &dyn Volume, key: &PublicKey, seq: u64) -> io::Result<O
     // From the back: after a roll-back two files may hold the same number, and the later one is the journal.
     for (_, file) in files(volume)?.iter().rev().filter(|(first, _)| *first <= seq) {
         let bytes = read_all(volume, &format!("{FOLDER}/{}", file.name), MAX_FILE)?;
-        let (found, _) = entries(&bytes, 0, None, key);
+        let (found, _) = entries(&bytes, 0, None, Some(key));
         if let Some((signed, _)) = found.iter().find(|(signed, _)| signed.entry.seq == seq) {
             return Ok(Some(signed.head(LOG)));
         }

@@ -49,9 +49,12 @@ pub mod error;
 mod internal;
 mod journal;
 mod lane;
+mod listing;
 pub mod recorder;
 mod recording;
 pub mod recovery;
+#[cfg(feature = "sim")]
+pub mod rig;
 pub mod settings;
 pub mod source;
 pub mod status;
@@ -59,6 +62,7 @@ pub mod volume;
 mod writer;
 
 pub use error::Error;
+pub use listing::list;
 pub use recorder::{Preview, Recorder, RecorderHandle};
 pub use recovery::{Opened, Options, Recovered, Stray};
 pub use settings::{CameraSettings, Limits, Policy, Settings};

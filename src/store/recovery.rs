@@ -319,7 +319,7 @@ fn project(
 ) -> Result<journal::Walk, Error> {
     let mut failed = None;
     let walk = db.transaction(|db| {
-        let walk = journal::walk::<Error>(volume, key, after, |signed, _| {
+        let walk = journal::walk::<Error>(volume, Some(key), after, |signed, _| {
             db.apply(signed, &|segment| header(volume, key, segment)).map_err(catalog("project the journal"))
         });
         match walk {
@@ -370,6 +370,12 @@ fn continue_journal(
         volume.truncate(&path, position.end).map_err(card("cut", &path))?;
     }
     Ok((Journal::resume(signer.clone(), run, position), heads))
+}
+
+/// The header of a segment's file, proven by nothing.
+pub(crate) fn header_unproven(volume: &dyn Volume, segment: SegmentId) -> Option<Header> {
+    // The scanner wants a key; which one does not matter for what the header says.
+    header(volume, &crate::base::chain::SoftwareSigner::generate().public_key(), segment)
 }
 
 /// The header of a segment's file, if it is one.

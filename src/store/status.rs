@@ -4,7 +4,7 @@ use crate::base::chain::Head;
 use crate::base::ids::{CameraId, OrganisationId, RecordingId, SegmentId};
 use crate::base::units::{BootTime, ByteCount, Run, TimeStatement};
 use crate::media::Gap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The recorder's state, republished every second and at each change.
@@ -76,7 +76,7 @@ pub enum State {
 }
 
 /// How a segment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SegmentState {
     /// Still written.
@@ -94,7 +94,7 @@ pub enum SegmentState {
 }
 
 /// One recording as the catalog knows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordingInfo {
     /// Which.
     pub recording: RecordingId,
@@ -121,7 +121,7 @@ pub struct RecordingInfo {
 }
 
 /// One segment of a recording.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SegmentInfo {
     /// Which.
     pub segment: SegmentId,
