@@ -55,6 +55,7 @@ mod recording;
 pub mod recovery;
 #[cfg(feature = "sim")]
 pub mod rig;
+mod salvage;
 pub mod settings;
 pub mod source;
 pub mod status;

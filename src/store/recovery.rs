@@ -6,29 +6,26 @@ use crate::base::chain::{PublicKey, Signer};
 use crate::base::clock::Clock;
 use crate::base::ids::{CameraId, RecordingId, SegmentId, random_bytes};
 use crate::base::reason::Counters;
-use crate::base::units::{BootTime, ByteCount, Run};
-use crate::media::{Gap, GapCause};
-use crate::seal::sealer::MAX_SIZE;
-use crate::seal::{EndReason, Finished, Header, JournalEntry, Prev, Scan, Scanner};
-use crate::store::catalog::{Catalog, Cause, Unclosed};
+use crate::base::units::{ByteCount, Run};
+use crate::media::Gap;
+use crate::seal::{Header, JournalEntry, Scanner};
+use crate::store::catalog::Catalog;
 use crate::store::internal::{CardId, Heads, Receipts};
 use crate::store::journal::{self, Journal, Position};
 use crate::store::lane::{Lane, Op};
+use crate::store::salvage::Desk;
 use crate::store::source::Shared;
 use crate::store::volume::{read_all, write_all_at};
 use crate::store::writer::{self, Parts, Writer};
-use crate::store::{Error, FileInfo, Limits, SEGMENTS, Store, Volume, segment_of, segment_path};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use crate::store::{Error, Limits, SEGMENTS, Store, Volume, segment_of, segment_path};
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 use tracing::{info, warn};
 
 const CARD_ID: &str = "card.id";
-/// A checkpoint each second, made durable within the next: the bound of what a cut takes on a healthy card.
-const LOSS_BOUND: Duration = Duration::from_secs(2);
 /// A header is far smaller; a file of which this much is no header is unreadable.
 const HEADER_AT_MOST: usize = 64 * 1024;
 
@@ -110,12 +107,12 @@ impl Store {
     }
 }
 
-fn card(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn card(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Card { action, path, source }
 }
 
-fn catalog(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+pub(crate) fn catalog(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
     move |source| Error::Catalog { action, source }
 }
 
@@ -183,7 +180,6 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
 
     // 3. and 4. Segments.
     let files = volume.list(SEGMENTS).map_err(card("list", SEGMENTS))?;
-    let sizes: HashMap<SegmentId, u64> = files.iter().filter_map(|f| Some((segment_of(&f.name)?, f.size))).collect();
     let last_run = catalog_db.last_run().map_err(catalog("find the last run"))?;
     let whole = walk.holes == 0 && !rolled_back;
     let (recovered, strays, clean) = match last_run {
@@ -209,7 +205,7 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
         heads.reached(card_id, head, frozen);
         heads.save(&internal).map_err(|source| Error::Internal { action: "keep the head", source })?;
     }
-    let there: HashSet<SegmentId> = sizes.keys().copied().collect();
+    let there: HashSet<SegmentId> = files.iter().filter_map(|file| segment_of(&file.name)).collect();
     if catalog_db.set_present(&there).map_err(catalog("compare with the card"))? > 0 {
         alarms.push("segments-absent");
     }
@@ -385,232 +381,4 @@ pub(crate) fn header(volume: &dyn Volume, key: &PublicKey, segment: SegmentId) -
     let mut scanner = Scanner::new(key.clone());
     scanner.push(bytes.get(..n)?);
     scanner.finish().header.filter(|header| header.segment == segment)
-}
-
-fn is_recovery(reason: EndReason) -> bool {
-    matches!(reason, EndReason::PowerCut | EndReason::Crash)
-}
-
-struct Desk<'a> {
-    volume: &'a dyn Volume,
-    key: &'a PublicKey,
-    signer: &'a Arc<dyn Signer>,
-    run: Run,
-    clock: &'a Clock,
-    journal: Journal,
-}
-
-type Found = (Vec<Recovered>, Vec<Stray>, bool);
-
-#[derive(Default)]
-struct Unknown {
-    /// Of the last run: ours to take in.
-    adopted: Vec<Header>,
-    /// Not even a header: a file that was just begun when power went.
-    torn: Vec<SegmentId>,
-    strays: Vec<Stray>,
-}
-
-impl Desk<'_> {
-    fn settle(&mut self) -> Result<(), Error> {
-        self.journal.write(self.volume).map_err(card("write", journal::FOLDER))?;
-        self.volume.sync_all().map_err(card("sync", journal::FOLDER))
-    }
-
-    fn append(&mut self, entry: &JournalEntry) {
-        self.journal.append(entry, self.clock.boottime());
-    }
-
-    /// Steps 3 and 4 for the journal's last run. `whole`: the journal has no holes, so what it does not know was never
-    /// durable. The last value: nothing was open, so the run ended in order.
-    fn recover(&mut self, db: &Catalog, last: Run, files: &[FileInfo], whole: bool) -> Result<Found, Error> {
-        let sizes: HashMap<SegmentId, u64> =
-            files.iter().filter_map(|f| Some((segment_of(&f.name)?, f.size))).collect();
-        let mut open = db.unclosed(last).map_err(catalog("find open segments"))?;
-        let mut unknown = self.strays(db, Some(last), files)?;
-        if !whole {
-            let name = |segment: &SegmentId| Stray { name: format!("{segment}.mvs"), code: "unreadable" };
-            unknown.strays.extend(unknown.torn.drain(..).as_slice().iter().map(name));
-        }
-        for header in unknown.adopted {
-            info!(segment = %header.segment, "a segment whose journal entry was lost with the power is adopted");
-            self.append(&JournalEntry::Adopted { segment: header.segment });
-            open.push(Unclosed {
-                segment: header.segment,
-                camera: header.camera,
-                recording: header.recording,
-                opened_at: header.at,
-                prev: Prev::Unknown,
-            });
-        }
-        // Recordings whose last segment says that another follows: if none is found, it was lost whole.
-        let mut expecting: BTreeMap<RecordingId, (CameraId, BootTime)> = BTreeMap::new();
-        for (camera, recording, closed_at) in db.expecting(last).map_err(catalog("find the last segments"))? {
-            expecting.insert(recording, (camera, closed_at));
-        }
-        let clean = open.is_empty() && unknown.torn.is_empty() && expecting.is_empty();
-        let reason = if last.boot == self.run.boot { EndReason::Crash } else { EndReason::PowerCut };
-        let cause = if reason == EndReason::Crash { GapCause::Crash } else { GapCause::PowerCut };
-
-        // What the files prove about the time up to which the run lived.
-        let mut alive = db.last_heard(last).map_err(catalog("find the last run"))?;
-        let mut scans = Vec::new();
-        for segment in open {
-            let scan = match sizes.get(&segment.segment) {
-                Some(_) => Some(self.scan(segment.segment).map_err(card("read", &segment_path(segment.segment)))?),
-                None => None,
-            };
-            alive = alive.max(segment.opened_at);
-            if let Some(point) = scan.as_ref().and_then(|(scan, _)| scan.last) {
-                alive = alive.max(point.at);
-            }
-            scans.push((segment, scan));
-        }
-
-        let gap_from = |from: BootTime| Gap { from, to: alive.max(from).plus(LOSS_BOUND), cause };
-        let mut recovered = Vec::new();
-        let mut torn = unknown.torn;
-        for (segment, scan) in scans {
-            let Unclosed { segment: id, camera, recording, opened_at, .. } = segment;
-            expecting.remove(&recording);
-            let (lost, from) = match scan {
-                Some((scan, _)) if scan.end.is_some_and(|end| is_recovery(end.reason)) => {
-                    // A recovery that was itself cut ended it, and how much it took off is no longer known.
-                    self.close(&scan)?;
-                    (0, scan.last.map_or(opened_at, |point| point.at))
-                }
-                Some((scan, _)) if scan.end.is_some() => {
-                    if let Some(at) = self.close(&scan)? {
-                        expecting.insert(recording, (camera, at));
-                    }
-                    recovered.push(Recovered { segment: id, camera, recording, lost: ByteCount(0), gap: None });
-                    continue;
-                }
-                Some((scan, scanner)) if scan.last.is_some() => self.end(&segment, &scan, &scanner, reason)?,
-                scan => {
-                    torn.push(id);
-                    (scan.map_or(0, |(scan, _)| scan.size), opened_at)
-                }
-            };
-            let gap = gap_from(from);
-            self.append(&JournalEntry::Gap { camera, recording, gap, bytes: lost });
-            recovered.push(Recovered { segment: id, camera, recording, lost: ByteCount(lost), gap: Some(gap) });
-        }
-        for (recording, (camera, at)) in expecting {
-            self.append(&JournalEntry::Gap { camera, recording, gap: gap_from(at), bytes: 0 });
-        }
-        for segment in &torn {
-            info!(%segment, "nothing of this segment was durable; it is destroyed");
-            self.append(&JournalEntry::Destroyed { segment: *segment, cause: Cause::Torn as u8 });
-        }
-        self.settle()?;
-        for segment in torn.into_iter().filter(|segment| sizes.contains_key(segment)) {
-            let path = segment_path(segment);
-            self.volume.unlink(&path).map_err(card("unlink", &path))?;
-        }
-        Ok((recovered, unknown.strays, clean))
-    }
-
-    /// Two walks of the same bytes: one for the verdict, one that recovery's END goes on from.
-    fn scan(&self, segment: SegmentId) -> io::Result<(Scan, Scanner)> {
-        let path = segment_path(segment);
-        let mut verdict = Scanner::new(self.key.clone());
-        let mut kept = Scanner::new(self.key.clone());
-        let mut at = 0;
-        let mut chunk = vec![0; 256 * 1024];
-        loop {
-            let n = self.volume.read_at(&path, at, &mut chunk)?;
-            if n == 0 {
-                return Ok((verdict.finish(), kept));
-            }
-            let bytes = chunk.get(..n).unwrap_or_default();
-            verdict.push(bytes);
-            kept.push(bytes);
-            at += n as u64;
-        }
-    }
-
-    /// A segment whose END is durable: only `closed` is missing. Returns when it ended if another was to follow.
-    fn close(&mut self, scan: &Scan) -> Result<Option<BootTime>, Error> {
-        let Some(end) = scan.end else { return Ok(None) };
-        let Finished { segment, size, sha256, end: digest, .. } = end.finished;
-        if scan.size > size {
-            // A cut while the file system still knew a longer file; behind END nothing belongs to the segment.
-            let path = segment_path(segment);
-            self.volume.truncate(&path, size).map_err(card("cut", &path))?;
-            self.volume.sync(&path).map_err(card("sync", &path))?;
-        }
-        let cut = scan.last.map(|point| point.offset).filter(|_| is_recovery(end.reason));
-        self.append(&JournalEntry::Closed { segment, size, sha256, end: digest, reason: end.reason, cut });
-        let follows = matches!(end.reason, EndReason::Next | EndReason::Overflow);
-        Ok(scan.last.map(|point| point.at).filter(|_| follows))
-    }
-
-    /// Step 3: truncate to the last valid checkpoint, END, sync, `closed`.
-    fn end(
-        &mut self,
-        segment: &Unclosed,
-        scan: &Scan,
-        scanner: &Scanner,
-        reason: EndReason,
-    ) -> Result<(u64, BootTime), Error> {
-        let path = segment_path(segment.segment);
-        let now = self.clock.boottime();
-        let (Some(last), Some((bytes, finished))) =
-            (scan.last, scanner.recovery_end(reason, segment.prev, self.run, now, self.signer))
-        else {
-            return Ok((0, segment.opened_at));
-        };
-        self.volume.truncate(&path, last.offset).map_err(card("cut", &path))?;
-        // Between the two no power cut may leave an END behind old bytes.
-        self.volume.sync(&path).map_err(card("sync", &path))?;
-        write_all_at(self.volume, &path, last.offset, &bytes).map_err(card("write", &path))?;
-        self.volume.sync(&path).map_err(card("sync", &path))?;
-        self.volume.release(&path);
-        let entry = JournalEntry::Closed {
-            segment: segment.segment,
-            size: finished.size,
-            sha256: finished.sha256,
-            end: finished.end,
-            reason,
-            cut: Some(last.offset),
-        };
-        self.append(&entry);
-        let lost = scan.size.saturating_sub(last.offset);
-        info!(segment = %segment.segment, lost, "recovered");
-        Ok((lost, last.at))
-    }
-
-    /// Files that the journal does not know: those of the last run are ours to adopt, the rest is only reported.
-    fn strays(&self, db: &Catalog, last: Option<Run>, files: &[FileInfo]) -> Result<Unknown, Error> {
-        let known: BTreeMap<SegmentId, bool> = db.known().map_err(catalog("list segments"))?;
-        let Unknown { mut adopted, mut torn, mut strays } = Unknown::default();
-        for file in files {
-            let stray = |code| Stray { name: file.name.clone(), code };
-            let Some(segment) = segment_of(&file.name) else {
-                strays.push(stray("unreadable"));
-                continue;
-            };
-            match known.get(&segment) {
-                Some(false) => continue,
-                // Erased by the journal and here again (or its unlink was cut off).
-                Some(true) => {
-                    strays.push(stray("replayed"));
-                    continue;
-                }
-                None => {}
-            }
-            match header(self.volume, self.key, segment) {
-                Some(header) if header.box_id != self.key.box_id() => strays.push(stray("foreign")),
-                Some(header) if Some(header.run) == last => adopted.push(header),
-                Some(_) => strays.push(stray("replayed")),
-                None if last.is_some() && file.size <= MAX_SIZE => torn.push(segment),
-                None => strays.push(stray("unreadable")),
-            }
-        }
-        for stray in &strays {
-            warn!(file = stray.name, code = stray.code, "a segment file that the journal does not account for");
-        }
-        Ok(Unknown { adopted, torn, strays })
-    }
 }
