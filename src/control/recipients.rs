@@ -297,7 +297,7 @@ mod tests {
         let set = keyring.watch().borrow().clone().expect("a set");
         assert_eq!((set.organisation, set.keys.len()), (NO_ORGANISATION, 1));
         let mut again = Keyring::load(dir.path()).expect("reads");
-        assert_eq!(again.list(), [added.clone()]);
+        assert_eq!(again.list(), std::slice::from_ref(&added));
         again.remove(added.key).expect("removed");
         assert_eq!(*again.watch().borrow(), None);
         assert_eq!(again.remove(added.key).expect_err("gone").code(), "recipient-unknown");

@@ -207,11 +207,58 @@ impl Status {
     }
 }
 
+/// Examples for the tests of everything that shows a status.
 #[cfg(test)]
-mod tests {
+pub mod samples {
     use super::*;
+    use crate::base::ids::BootId;
+    use crate::base::units::{BootTime, TimeSource, WallTime};
 
-    fn camera(state: &str, loss_bound_ms: u64) -> Camera {
+    /// A box without key or camera.
+    pub fn unpaired() -> Status {
+        Status {
+            version: "1".into(),
+            name: "car 7".into(),
+            serial: String::new(),
+            box_id: BoxId([7; 32]),
+            run: Run { boot: BootId([0; 16]), start: 3 },
+            uptime_seconds: 90,
+            time: TimeStatement { at: BootTime(0), wall: WallTime(0), source: TimeSource::Unknown, error_ms: 0 },
+            verdict: Verdict::NotRecording { reason: "seal-no-key".into() },
+            cameras: Vec::new(),
+            card: Card {
+                path: "/card".into(),
+                free: ByteCount(1),
+                total: ByteCount(2),
+                waiting: ByteCount(0),
+                waiting_max: ByteCount(0),
+            },
+            uplink: Uplink {
+                state: "off".into(),
+                reason: None,
+                host: None,
+                backlog_segments: 0,
+                backlog: ByteCount(0),
+                other_organisation_segments: 0,
+                subscriptions: 0,
+            },
+            pairing: Pairing {
+                state: "unpaired".into(),
+                organisation: None,
+                organisation_name: None,
+                host: None,
+                pairing: None,
+            },
+            recipients: Vec::new(),
+            alarms: vec!["seal-no-key".into()],
+            services: Vec::new(),
+            reasons: BTreeMap::new(),
+            memory: ByteCount(0),
+        }
+    }
+
+    /// A camera in a state.
+    pub fn camera(state: &str, loss_bound_ms: u64) -> Camera {
         Camera {
             id: CameraId::random(),
             name: "a".into(),
@@ -227,6 +274,12 @@ mod tests {
             last_end: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::camera;
+    use super::*;
 
     #[test]
     fn the_verdict_names_what_stops_recording_before_what_goes_well() {

@@ -171,3 +171,43 @@ impl Collector for Gauges {
         family("camera_sealed_bytes", "Bytes sealed of a camera's footage", true, by_camera(|camera| camera.bytes.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::samples;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("writes");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("reads");
+        text
+    }
+
+    #[tokio::test]
+    async fn the_page_shows_reasons_and_the_verdict_but_no_names() {
+        let mut status = samples::unpaired();
+        status.reasons.insert("bad-signature".into(), 3);
+        status.cameras.push(samples::camera("recording", 5));
+        status.cameras[0].name = "Secret name".into();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
+        let tasks = Tasks::default();
+        tasks.spawn("metrics", run(tasks.part(), free, Arc::new(move || status.clone())));
+        let end = tokio::time::Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(free).await.is_err() {
+            assert!(tokio::time::Instant::now() < end, "it never listened");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let page = get(free, "/metrics").await;
+        assert!(page.starts_with("HTTP/1.0 200 OK\r\n"), "{page}");
+        for line in
+            ["mvb_reason_total{code=\"bad-signature\"} 3", "mvb_not_recording 1", "mvb_alarm{code=\"seal-no-key\"} 1"]
+        {
+            assert!(page.lines().any(|shown| shown == line), "{line} is not in\n{page}");
+        }
+        assert!(page.ends_with("# EOF\n") && !page.contains("Secret"));
+        assert!(get(free, "/").await.starts_with("HTTP/1.0 404"));
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+}

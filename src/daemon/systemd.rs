@@ -47,12 +47,10 @@ pub async fn run(tasks: Tasks, mut recorder: watch::Receiver<store::Status>, lin
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match recorder.has_changed() {
-            Ok(true) => {
-                recorder.mark_unchanged();
-                heard = Instant::now();
-            }
-            Ok(false) | Err(_) => {}
+        // A recorder that is gone says nothing more either.
+        if recorder.has_changed().unwrap_or(false) {
+            recorder.mark_unchanged();
+            heard = Instant::now();
         }
         if watchdog.is_some() && heard.elapsed() < SILENT {
             send(&[NotifyState::Watchdog]);

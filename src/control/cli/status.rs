@@ -158,52 +158,11 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{BootId, BoxId};
-    use crate::base::units::{BootTime, ByteCount, Run, TimeStatement, WallTime};
-    use crate::control::status::{Card, Pairing, Uplink};
-    use std::collections::BTreeMap;
+    use crate::control::status::samples;
 
     #[test]
     fn the_first_line_is_the_verdict_and_says_what_to_do() {
-        let mut status = Status {
-            version: "1".into(),
-            name: "car 7".into(),
-            serial: String::new(),
-            box_id: BoxId([7; 32]),
-            run: Run { boot: BootId([0; 16]), start: 3 },
-            uptime_seconds: 90,
-            time: TimeStatement { at: BootTime(0), wall: WallTime(0), source: TimeSource::Unknown, error_ms: 0 },
-            verdict: Verdict::NotRecording { reason: "seal-no-key".into() },
-            cameras: Vec::new(),
-            card: Card {
-                path: "/card".into(),
-                free: ByteCount(1),
-                total: ByteCount(2),
-                waiting: ByteCount(0),
-                waiting_max: ByteCount(0),
-            },
-            uplink: Uplink {
-                state: "off".into(),
-                reason: None,
-                host: None,
-                backlog_segments: 0,
-                backlog: ByteCount(0),
-                other_organisation_segments: 0,
-                subscriptions: 0,
-            },
-            pairing: Pairing {
-                state: "unpaired".into(),
-                organisation: None,
-                organisation_name: None,
-                host: None,
-                pairing: None,
-            },
-            recipients: Vec::new(),
-            alarms: vec!["seal-no-key".into()],
-            services: Vec::new(),
-            reasons: BTreeMap::new(),
-            memory: ByteCount(0),
-        };
+        let mut status = samples::unpaired();
         let shown = text(&status, true);
         let first = shown.lines().next().expect("a line");
         assert!(first.starts_with("NOT RECORDING") && first.contains("mvbctl pair CODE"), "{first}");
