@@ -1,9 +1,126 @@
-//! A frame of a segment file, as it travels from `seal` to `store` and `relay`.
+//! A frame of a segment file: its clear head, and how it travels from `seal` to `store` and `relay`.
+//!
+//! Belongs here: numbers and sizes of the format. Does not belong here: what a body means (see [`super::header`],
+//! [`super::record`], [`super::signed`]). Spec: `docs/spec/sealed-segment.md`, "Frames".
 
 use crate::base::ids::{CameraId, OrganisationId, RecordingId, SegmentId};
 use crate::base::units::BootTime;
 use crate::media::TrackId;
 use bytes::Bytes;
+
+/// Bytes of a frame's clear head.
+pub const FRAME_HEAD: usize = 12;
+/// Bytes of AES-256-GCM's tag at the end of a sealed body.
+pub const TAG: usize = 16;
+/// Plaintext of a sealed record is at most this long; a larger access unit is split into parts.
+pub const MAX_PART: usize = 64 * 1024;
+/// A body (sealed or clear) is at most this long.
+pub const MAX_BODY: usize = MAX_PART + TAG;
+/// A whole segment file is at most this long; longer ones are refused.
+pub const MAX_SEGMENT: u64 = 48 * 1024 * 1024;
+/// Body of a CKPT or END is at most this long (CBOR and signature).
+pub const MAX_CLEAR_BODY: usize = 1024;
+/// Flag bit: first part of its access unit.
+pub const FIRST: u8 = 1;
+/// Flag bit: last part of its access unit.
+pub const LAST: u8 = 2;
+
+/// The clear head of a frame; a sealed body is bound to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    /// Type number.
+    pub kind: u8,
+    /// [`FIRST`], [`LAST`]; zero for clear frames.
+    pub flags: u8,
+    /// Record number, checkpoint number, or zero.
+    pub number: u32,
+    /// Bytes of the body that follows.
+    pub length: u32,
+}
+
+/// How a reader treats a type number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameClass {
+    /// A sealed record, known or skippable (32 to 63): it has the next record number.
+    Sealed,
+    /// A checkpoint.
+    Checkpoint,
+    /// The end.
+    End,
+    /// A clear frame that may be skipped (96 to 127).
+    Skipped,
+    /// Not to be skipped, or not a frame at all.
+    Refused,
+}
+
+impl FrameHead {
+    /// As stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; FRAME_HEAD] {
+        let mut bytes = [0; FRAME_HEAD];
+        bytes[0] = self.kind;
+        bytes[1] = self.flags;
+        bytes[4..8].copy_from_slice(&self.number.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.length.to_be_bytes());
+        bytes
+    }
+
+    /// Reads the first 12 bytes; `None` if there are fewer, a reserved bit is set, or the length is out of bounds for
+    /// the type.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let [kind, flags, zero0, zero1, n0, n1, n2, n3, l0, l1, l2, l3] = *bytes.first_chunk::<FRAME_HEAD>()?;
+        let head = Self {
+            kind,
+            flags,
+            number: u32::from_be_bytes([n0, n1, n2, n3]),
+            length: u32::from_be_bytes([l0, l1, l2, l3]),
+        };
+        let length = usize::try_from(head.length).ok()?;
+        let fits = match head.class() {
+            // Only access units are split; a part holds at least one byte.
+            FrameClass::Sealed => {
+                (TAG + 1..=MAX_BODY).contains(&length)
+                    && flags & !(FIRST | LAST) == 0
+                    && (flags == FIRST | LAST || kind == FrameKind::Unit as u8)
+            }
+            FrameClass::Checkpoint | FrameClass::End => (65..=MAX_CLEAR_BODY).contains(&length) && flags == 0,
+            FrameClass::Skipped => length <= MAX_BODY && flags == 0,
+            FrameClass::Refused => false,
+        };
+        (zero0 == 0 && zero1 == 0 && fits).then_some(head)
+    }
+
+    /// How to treat the frame.
+    #[must_use]
+    pub fn class(&self) -> FrameClass {
+        match self.kind {
+            1..=5 | 32..=63 => FrameClass::Sealed,
+            64 => FrameClass::Checkpoint,
+            65 => FrameClass::End,
+            96..=127 => FrameClass::Skipped,
+            _ => FrameClass::Refused,
+        }
+    }
+
+    /// Bytes of head and body.
+    #[must_use]
+    pub fn frame_len(&self) -> u64 {
+        FRAME_HEAD as u64 + u64::from(self.length)
+    }
+
+    /// Whether it is the first part (or the only one).
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.flags & FIRST != 0
+    }
+
+    /// Whether it is the last part (or the only one).
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.flags & LAST != 0
+    }
+}
 
 /// What a frame of the file is. The numbers are those of the file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,17 +7,21 @@
 pub mod frame;
 pub mod header;
 pub mod journal;
+pub mod keys;
 pub mod open;
 pub mod recipients;
+pub mod record;
 pub mod scan;
 pub mod sealer;
+pub(crate) mod signed;
 pub mod source;
 
 pub use frame::{FrameHint, FrameKind, SealedFrame, Tap};
-pub use header::{Header, Meta, SegmentFlags};
+pub use header::{Header, HeaderError, Meta, SegmentFlags};
 pub use journal::JournalEntry;
-pub use open::{Reader, Record, SegmentKey};
-pub use recipients::{RecipientKey, RecipientSecret, Recipients};
-pub use scan::{Scan, Scanner};
+pub use open::{OpenError, Reader, Record, SegmentKey};
+pub use recipients::{RecipientKey, RecipientRole, RecipientSecret, Recipients};
+pub use record::{Event, Position};
+pub use scan::{Ended, Fault, Point, Scan, Scanner};
 pub use sealer::{EndReason, Finished, Prev, Sealer, SegmentStart};
 pub use source::{Receipt, SegmentOffer, SegmentSource, UploadClass};
