@@ -69,26 +69,29 @@ impl FrameHead {
     /// the type.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let [kind, flags, zero0, zero1, n0, n1, n2, n3, l0, l1, l2, l3] = *bytes.first_chunk::<FRAME_HEAD>()?;
-        let head = Self {
-            kind,
-            flags,
-            number: u32::from_be_bytes([n0, n1, n2, n3]),
-            length: u32::from_be_bytes([l0, l1, l2, l3]),
-        };
-        let length = usize::try_from(head.length).ok()?;
+        let head = Self::lenient(bytes)?;
+        let (length, flags) = (usize::try_from(head.length).ok()?, head.flags);
         let fits = match head.class() {
             // Only access units are split; a part holds at least one byte.
             FrameClass::Sealed => {
                 (TAG + 1..=MAX_BODY).contains(&length)
                     && flags & !(FIRST | LAST) == 0
-                    && (flags == FIRST | LAST || kind == FrameKind::Unit as u8)
+                    && (flags == FIRST | LAST || head.kind == FrameKind::Unit as u8)
             }
             FrameClass::Checkpoint | FrameClass::End => (65..=MAX_CLEAR_BODY).contains(&length) && flags == 0,
             FrameClass::Skipped => length <= MAX_BODY && flags == 0,
             FrameClass::Refused => false,
         };
-        (zero0 == 0 && zero1 == 0 && fits).then_some(head)
+        fits.then_some(head)
+    }
+
+    /// As [`Self::parse`], for any type number.
+    pub(crate) fn lenient(bytes: &[u8]) -> Option<Self> {
+        let [kind, flags, zero0, zero1, n0, n1, n2, n3, l0, l1, l2, l3] = *bytes.first_chunk::<FRAME_HEAD>()?;
+        let number = u32::from_be_bytes([n0, n1, n2, n3]);
+        let length = u32::from_be_bytes([l0, l1, l2, l3]);
+        let sound = (zero0, zero1) == (0, 0) && flags & !(FIRST | LAST) == 0 && length <= MAX_BODY as u32;
+        sound.then_some(Self { kind, flags, number, length })
     }
 
     /// How to treat the frame.
@@ -164,6 +167,24 @@ pub struct FrameHint {
     /// See `first`.
     pub last: bool,
 }
+
+/// The whole frame at the start of `bytes`: its head and all of its bytes. `None` if more bytes are needed.
+///
+/// # Errors
+/// The bytes are no frame.
+pub fn next_frame(bytes: &[u8]) -> Result<Option<(FrameHead, &[u8])>, NotAFrame> {
+    if bytes.len() < FRAME_HEAD {
+        return Ok(None);
+    }
+    let head = FrameHead::parse(bytes).ok_or(NotAFrame)?;
+    let len = usize::try_from(head.frame_len()).map_err(|_| NotAFrame)?;
+    Ok(bytes.get(..len).map(|frame| (head, frame)))
+}
+
+/// Bytes are no frame of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no frame of a segment")]
+pub struct NotAFrame;
 
 /// A piece of a segment file, final: it is written at `offset` and sent as it is.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ pub mod keys;
 pub mod open;
 pub mod recipients;
 pub mod record;
+#[cfg(test)]
+mod round_trip;
 pub mod scan;
 pub mod sealer;
 pub(crate) mod signed;

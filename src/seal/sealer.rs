@@ -228,8 +228,7 @@ impl Sealer {
     #[must_use]
     pub fn end(mut self, reason: EndReason, at: BootTime) -> (SealedFrame, Finished) {
         let records = self.records.records();
-        let body =
-            EndBody { reason, records, checkpoints: self.checkpoints, prev: self.prev, run: self.run, at };
+        let body = EndBody { reason, records, checkpoints: self.checkpoints, prev: self.prev, run: self.run, at };
         let frame = signed::sign(FrameKind::End, 0, self.segment, &body, &mut self.hash, self.signer.as_ref());
         let end = Digest(Sha256::digest(&frame).into());
         let frame = self.frame(FrameKind::End, 0, hint(at), frame.into());

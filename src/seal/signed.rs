@@ -1,7 +1,7 @@
 //! Bodies of the clear, signed frames CKPT and END, and what their signatures cover. Spec: "CKPT", "END", "Signature".
 
 use crate::base::cbor;
-use crate::base::chain::{PublicKey, SignatureBytes, Signer};
+use crate::base::chain::{SignatureBytes, Signer};
 use crate::base::ids::{Digest, SegmentId};
 use crate::base::units::{BootTime, Run};
 use crate::seal::frame::{FRAME_HEAD, FrameHead, FrameKind, MAX_CLEAR_BODY};
@@ -159,14 +159,4 @@ pub(crate) fn sign(
 pub(crate) fn parse<T: for<'b> Decode<'b, ()>>(body: &[u8]) -> Option<(T, SignatureBytes)> {
     let (said, signature) = body.split_last_chunk::<SIGNATURE>()?;
     Some((cbor::decode(said, MAX_CLEAR_BODY).ok()?, *signature))
-}
-
-/// Whether a signature that fails would verify with one bit changed: then the bit rotted in the signature, and what it
-/// covers is untouched.
-pub(crate) fn repairs(key: &PublicKey, digest: &Digest, signature: &SignatureBytes) -> Option<SignatureBytes> {
-    (0..SIGNATURE * 8).find_map(|bit| {
-        let mut candidate = *signature;
-        *candidate.get_mut(bit / 8)? ^= 1 << (bit % 8);
-        key.verifies(digest, &candidate).then_some(candidate)
-    })
 }
