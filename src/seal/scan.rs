@@ -280,6 +280,9 @@ impl Scanner {
         if self.last.is_none() && self.diagnosis.is_none() {
             // A header that no signature covers says nothing; what stops before CKPT 0 is as good as no file.
             self.fault(Clue::Code("header-truncated"), false);
+        } else if self.unknown && self.end.is_none() {
+            // No signature followed that could say whether the box wrote it.
+            self.fault(Clue::Lost("record-flipped"), false);
         }
         let size = self.size;
         Scan {
