@@ -228,7 +228,7 @@ impl Catalog {
             JournalEntry::Class { segment, class } => self.set(segment, "class", i64::from(class).into()),
             JournalEntry::Destroyed { segment, cause } => self.set(segment, "destroyed", i64::from(cause).into()),
             JournalEntry::Time { time } => self.time(seq, boot, &time),
-            JournalEntry::Recipients { .. } | JournalEntry::Acknowledged { .. } | JournalEntry::Alarm { .. } | JournalEntry::Card { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -242,7 +242,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Goes on after `position` in the same file, or, if `head` is given instead, in a new file.
+    /// Goes on after `position` in the same file.
     pub(crate) fn resume(signer: Arc<dyn Signer>, run: Run, position: &Position) -> Self {
         let file = Appender::existing(format!("{FOLDER}/{}", position.file), position.end);
         Self { signer, run, head: Some(position.head), file, waiting: VecDeque::new() }
@@ -252,11 +252,6 @@ impl Journal {
     pub(crate) fn begin(signer: Arc<dyn Signer>, run: Run, head: Option<Head>, taken: &[FileInfo]) -> Self {
         let file = Appender::create(format!("{FOLDER}/{}", free_name(head, taken)));
         Self { signer, run, head, file, waiting: VecDeque::new() }
-    }
-
-    /// Who signs it.
-    pub(crate) fn key(&self) -> PublicKey {
-        self.signer.public_key()
     }
 
     /// Signs and appends an entry; it is durable after the next good sync.

@@ -16,8 +16,8 @@ pub(crate) enum Op {
     Frame(SealedFrame),
     /// The segment's END was handed over before: close it once END is durable.
     Ended(Finished, EndReason),
-    /// Append to the journal.
-    Journal(JournalEntry),
+    /// Append to the journal what happened at that time: in a stall the writer comes to it much later.
+    Journal(JournalEntry, BootTime),
     /// Hand everything to the file system (0.5 s).
     Flush,
     /// One group sync; the checkpoints before it were laid out at this time.

@@ -18,7 +18,7 @@ pub fn list(volume: &dyn Volume) -> Result<Vec<RecordingInfo>, Error> {
     let files = volume.list(SEGMENTS).map_err(card)?;
     let mut db = Catalog::in_memory().map_err(catalog)?;
     journal::walk::<Error>(volume, None, None, |signed, _| {
-        db.apply(signed, &|segment| recovery::header_unproven(volume, segment)).map_err(catalog)
+        db.apply(signed, &|segment| recovery::header(volume, segment)).map_err(catalog)
     })?;
     let there: HashSet<SegmentId> = files.iter().filter_map(|file| segment_of(&file.name)).collect();
     db.set_present(&there).map_err(catalog)?;

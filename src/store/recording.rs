@@ -131,7 +131,7 @@ impl Core {
             second: 0,
             rate: 0,
         };
-        core.journal_recipients();
+        core.journal_recipients(stand.clock.boottime());
         core
     }
 
@@ -194,7 +194,7 @@ impl Core {
                     self.hand_over(camera, [frame], live_only);
                 }
             }
-            Item::Gap(gap) => self.gap(camera, gap),
+            Item::Gap(gap) => self.gap(camera, gap, now.at),
             Item::Unit(unit) => self.unit(camera, unit, now),
         }
     }
@@ -265,7 +265,7 @@ impl Core {
             }
         }
         self.recipients = recipients;
-        self.journal_recipients();
+        self.journal_recipients(now.at);
     }
 
     /// An event promotes the background footage of a camera and records on.
@@ -281,7 +281,7 @@ impl Core {
             }
         }
         for segment in promoted {
-            self.lane.send(Op::Journal(JournalEntry::Promoted { segment }));
+            self.lane.send(Op::Journal(JournalEntry::Promoted { segment }, now.at));
         }
     }
 
@@ -342,10 +342,10 @@ impl Core {
         self.settings.cameras.get(&camera).cloned().unwrap_or_else(|| CameraSettings::named(camera.to_string()))
     }
 
-    fn journal_recipients(&self) {
+    fn journal_recipients(&self, now: BootTime) {
         if let Some(recipients) = &self.recipients {
             let keys = recipients.keys.iter().map(crate::seal::RecipientKey::id).collect();
-            self.lane.send(Op::Journal(JournalEntry::Recipients { organisation: recipients.organisation, keys }));
+            self.lane.send(Op::Journal(JournalEntry::Recipients { organisation: recipients.organisation, keys }, now));
         }
     }
 
@@ -355,7 +355,7 @@ impl Core {
         // Nothing was recorded that could have an id: the gap gets one of its own.
         let recording = state.recording.as_ref().map_or_else(RecordingId::random, |recording| recording.id);
         let gap = Gap { from, to: now, cause: GapCause::NoKey };
-        self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording, gap, bytes: 0 }));
+        self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording, gap, bytes: 0 }, now));
     }
 
     /// To the lane first, then to the tap; `live_only` frames to the tap alone.
@@ -376,7 +376,7 @@ impl Core {
         }
     }
 
-    fn gap(&mut self, camera: CameraId, gap: &Gap) {
+    fn gap(&mut self, camera: CameraId, gap: &Gap, now: BootTime) {
         let Some(recording) = self.cameras.get_mut(&camera).and_then(|state| state.recording.as_mut()) else { return };
         let id = recording.id;
         if let Some(open) = &mut recording.open {
@@ -387,7 +387,7 @@ impl Core {
         }
         // Lost packets are told in the segment; the journal would drown in them on a bad radio.
         if gap.cause != GapCause::PacketLoss {
-            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: id, gap: *gap, bytes: 0 }));
+            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: id, gap: *gap, bytes: 0 }, now));
         }
         self.counters.count(&gap.cause);
     }
@@ -427,9 +427,9 @@ impl Core {
         let live_only = !fits || missing.is_some() && !half_empty;
         self.ensure_open(camera, unit, live_only, now);
         if resumed && last_captured != BootTime::default() && unit.captured.since(last_captured) >= GAP_LEAST {
-            self.gap(camera, &Gap { from: last_captured, to: unit.captured, cause: GapCause::CameraGone });
+            self.gap(camera, &Gap { from: last_captured, to: unit.captured, cause: GapCause::CameraGone }, now.at);
         }
-        self.note_missing(camera, unit, size, live_only);
+        self.note_missing(camera, unit, size, live_only, now.at);
 
         let Some(recording) = self.cameras.get_mut(&camera).and_then(|state| state.recording.as_mut()) else { return };
         recording.captured = recording.captured.max(unit.captured);
@@ -443,7 +443,7 @@ impl Core {
     }
 
     /// Keeps account of what an overflow keeps off the card, and journals it when it is over.
-    fn note_missing(&mut self, camera: CameraId, unit: &AccessUnit, size: u64, live_only: bool) {
+    fn note_missing(&mut self, camera: CameraId, unit: &AccessUnit, size: u64, live_only: bool, now: BootTime) {
         let Some(recording) = self.cameras.get_mut(&camera).and_then(|state| state.recording.as_mut()) else { return };
         if live_only {
             let (_, bytes) = recording.missing.get_or_insert((recording.captured.max(recording.since), 0));
@@ -458,7 +458,7 @@ impl Core {
                 let frame = open.sealer.gap(&gap);
                 self.hand_over(camera, [frame], false);
             }
-            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: id, gap, bytes }));
+            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: id, gap, bytes }, now));
         }
     }
 
@@ -515,9 +515,9 @@ impl Core {
         if !live_only {
             let organisation = recipients.organisation;
             let opened = JournalEntry::Opened { segment, organisation, camera, recording: id, prev, background };
-            self.lane.send(Op::Journal(opened));
+            self.lane.send(Op::Journal(opened, now.at));
             if settings.class != UploadClass::Normal && !background {
-                self.lane.send(Op::Journal(JournalEntry::Class { segment, class: settings.class as u8 }));
+                self.lane.send(Op::Journal(JournalEntry::Class { segment, class: settings.class as u8 }, now.at));
             }
         }
         self.hand_over(camera, frames, live_only);
@@ -552,7 +552,7 @@ impl Core {
         let Some(recording) = self.cameras.get_mut(&camera).and_then(|state| state.recording.take()) else { return };
         if let Some((from, bytes)) = recording.missing {
             let gap = Gap { from, to: recording.captured.max(from), cause };
-            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: recording.id, gap, bytes }));
+            self.lane.send(Op::Journal(JournalEntry::Gap { camera, recording: recording.id, gap, bytes }, now));
         }
     }
 

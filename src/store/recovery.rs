@@ -2,13 +2,14 @@
 //!
 //! The numbered steps are in the `//!` of [`crate::store`]. Runs before anything is recorded, on whoever's thread.
 
-use crate::base::chain::{PublicKey, Signer};
+use crate::base::chain::{Head, PublicKey, Signer};
 use crate::base::clock::Clock;
 use crate::base::ids::{CameraId, RecordingId, SegmentId, random_bytes};
 use crate::base::reason::Counters;
 use crate::base::units::{ByteCount, Run};
 use crate::media::Gap;
-use crate::seal::{Header, JournalEntry, Scanner};
+use crate::seal::header::{HEADER_PREFIX, MAX_HEADER};
+use crate::seal::{Header, JournalEntry};
 use crate::store::catalog::Catalog;
 use crate::store::internal::{CardId, Heads, Receipts};
 use crate::store::journal::{self, Journal, Position};
@@ -26,8 +27,8 @@ use std::sync::mpsc::Receiver;
 use tracing::{info, warn};
 
 const CARD_ID: &str = "card.id";
-/// A header is far smaller; a file of which this much is no header is unreadable.
-const HEADER_AT_MOST: usize = 64 * 1024;
+/// A file of which this much holds no header is unreadable.
+const HEADER_AT_MOST: usize = MAX_HEADER + HEADER_PREFIX;
 
 /// Everything that the store stands on.
 pub struct Options {
@@ -167,12 +168,15 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
         }
     };
     let frozen = rolled_back || known.is_some_and(|known| known.frozen);
-    let (journal, mut heads) =
-        continue_journal(volume.as_ref(), &signer, run, &walk, heads.unwrap_or_default(), rolled_back)?;
+    let mut heads = heads.unwrap_or_default();
+    let (journal, elsewhere) = continue_journal(volume.as_ref(), &signer, run, &walk, heads.head, rolled_back)?;
     let mut desk = Desk { volume: volume.as_ref(), key: &key, signer: &signer, run, clock: &clock, journal };
+    if elsewhere {
+        desk.append(&JournalEntry::Card { card: card_id, reached });
+    }
     if rolled_back {
         warn!("the card does not reach the journal's head: it was rolled back; nothing on it is touched");
-        desk.journal.append(&JournalEntry::Alarm { code: "card-rolled-back".into() }, clock.boottime());
+        desk.append(&JournalEntry::Alarm { code: "card-rolled-back".into() });
     }
     if frozen {
         alarms.push("card-rolled-back");
@@ -188,14 +192,14 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
     };
 
     // 5. This run starts.
-    desk.journal.append(&JournalEntry::RunStarted { clean, time: clock.statement() }, clock.boottime());
+    desk.append(&JournalEntry::RunStarted { clean, time: clock.statement() });
     desk.settle()?;
     let mut journal = desk.journal;
     let durable = journal.synced();
     catalog_db
         .transaction(|db| {
             for (signed, _) in &durable {
-                db.apply(signed, &|segment| header(volume.as_ref(), &key, segment))?;
+                db.apply(signed, &|segment| header(volume.as_ref(), segment))?;
             }
             durable.last().map_or(Ok(()), |(_, position)| db.set_position(position, card_id))
         })
@@ -316,7 +320,7 @@ fn project(
     let mut failed = None;
     let walk = db.transaction(|db| {
         let walk = journal::walk::<Error>(volume, Some(key), after, |signed, _| {
-            db.apply(signed, &|segment| header(volume, key, segment)).map_err(catalog("project the journal"))
+            db.apply(signed, &|segment| header(volume, segment)).map_err(catalog("project the journal"))
         });
         match walk {
             Ok(walk) => {
@@ -338,47 +342,45 @@ fn project(
     }
 }
 
+/// The growing end of the journal; true if it does not follow what this card holds, and has to say so.
 fn continue_journal(
     volume: &dyn Volume,
     signer: &Arc<dyn Signer>,
     run: Run,
     walk: &journal::Walk,
-    heads: Heads,
+    known: Option<Head>,
     rolled_back: bool,
-) -> Result<(Journal, Heads), Error> {
-    let taken: Vec<_> =
-        journal::files(volume).map_err(card("list", journal::FOLDER))?.into_iter().map(|(_, file)| file).collect();
+) -> Result<(Journal, bool), Error> {
+    let files = journal::files(volume).map_err(card("list", journal::FOLDER))?;
+    let mut taken: Vec<_> = files.into_iter().map(|(_, file)| file).collect();
+    if !rolled_back {
+        for blank in &walk.blank {
+            let path = format!("{}/{blank}", journal::FOLDER);
+            volume.truncate(&path, 0).map_err(card("cut", &path))?;
+            taken.retain(|file| file.name != *blank);
+        }
+        if let Some(position) = &walk.position {
+            let path = format!("{}/{}", journal::FOLDER, position.file);
+            if volume.size(&path).map_err(card("measure", &path))? > position.end {
+                info!(file = position.file, at = position.end, "the journal's torn tail is cut");
+                volume.truncate(&path, position.end).map_err(card("cut", &path))?;
+                // Or a cut of this very recovery could leave new entries behind the old tail.
+                volume.sync(&path).map_err(card("sync", &path))?;
+            }
+        }
+    }
     let reached = walk.position.as_ref().map(|position| position.head);
-    let ahead = heads.head.filter(|head| reached.is_none_or(|reached| reached.seq < head.seq));
-    if rolled_back || ahead.is_some() {
+    let ahead = known.is_some_and(|known| reached.is_none_or(|reached| reached.seq < known.seq));
+    match &walk.position {
+        Some(position) if !rolled_back && !ahead => Ok((Journal::resume(signer.clone(), run, position), false)),
         // Another card was in use since, or this one was rolled back: a new file goes on from the last head of all.
-        return Ok((Journal::begin(signer.clone(), run, heads.head, &taken), heads));
+        _ => Ok((Journal::begin(signer.clone(), run, known, &taken), known.is_some())),
     }
-    let Some(position) = &walk.position else {
-        return Ok((Journal::begin(signer.clone(), run, heads.head, &taken), heads));
-    };
-    let path = format!("{}/{}", journal::FOLDER, position.file);
-    for blank in &walk.blank {
-        volume.truncate(&format!("{}/{blank}", journal::FOLDER), 0).map_err(card("cut", blank))?;
-    }
-    if volume.size(&path).map_err(card("measure", &path))? > position.end {
-        info!(file = position.file, at = position.end, "the journal's torn tail is cut");
-        volume.truncate(&path, position.end).map_err(card("cut", &path))?;
-    }
-    Ok((Journal::resume(signer.clone(), run, position), heads))
 }
 
-/// The header of a segment's file, proven by nothing.
-pub(crate) fn header_unproven(volume: &dyn Volume, segment: SegmentId) -> Option<Header> {
-    // The scanner wants a key; which one does not matter for what the header says.
-    header(volume, &crate::base::chain::SoftwareSigner::generate().public_key(), segment)
-}
-
-/// The header of a segment's file, if it is one.
-pub(crate) fn header(volume: &dyn Volume, key: &PublicKey, segment: SegmentId) -> Option<Header> {
+/// The header of a segment's file, if it is one; proven by nothing.
+pub(crate) fn header(volume: &dyn Volume, segment: SegmentId) -> Option<Header> {
     let mut bytes = vec![0; HEADER_AT_MOST];
     let n = volume.read_at(&segment_path(segment), 0, &mut bytes).ok()?;
-    let mut scanner = Scanner::new(key.clone());
-    scanner.push(bytes.get(..n)?);
-    scanner.finish().header.filter(|header| header.segment == segment)
+    Header::decode(bytes.get(..n)?).ok().map(|(header, _)| header).filter(|header| header.segment == segment)
 }

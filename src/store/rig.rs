@@ -117,7 +117,8 @@ impl Rig {
     /// Sets or lifts a hold.
     pub fn hold(&mut self, segment: SegmentId, held: bool) {
         let entry = crate::seal::JournalEntry::Held { segment, held };
-        self.writer.apply(Op::Journal(entry));
+        let at = self.writer.clock.boottime();
+        self.writer.apply(Op::Journal(entry, at));
     }
 
     /// Compares a file with the journal, as after REJECTED.

@@ -182,7 +182,7 @@ impl Desk<'_> {
         let cut = scan.last.map(|point| point.offset).filter(|_| is_recovery(end.reason));
         self.append(&JournalEntry::Closed { segment, size, sha256, end: digest, reason: end.reason, cut });
         let follows = matches!(end.reason, EndReason::Next | EndReason::Overflow);
-        Ok(scan.last.map(|point| point.at).filter(|_| follows))
+        Ok(follows.then_some(end.at))
     }
 
     /// Step 3: truncate to the last valid checkpoint, END, sync, `closed`.
@@ -239,7 +239,7 @@ impl Desk<'_> {
                 }
                 None => {}
             }
-            match header(self.volume, self.key, segment) {
+            match header(self.volume, segment) {
                 Some(header) if header.box_id != self.key.box_id() => strays.push(stray("foreign")),
                 Some(header) if Some(header.run) == last => adopted.push(header),
                 Some(_) => strays.push(stray("replayed")),

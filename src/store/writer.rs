@@ -137,7 +137,7 @@ impl Writer {
                     open.ended = Some((finished, reason));
                 }
             }
-            Op::Journal(entry) => self.journal.append(&entry, self.clock.boottime()),
+            Op::Journal(entry, at) => self.journal.append(&entry, at),
             Op::Flush => {
                 let written = self.write();
                 self.note(written);
@@ -228,10 +228,9 @@ impl Writer {
             self.heads.reached(self.card, last.head, self.frozen);
             let card = self.card;
             let volume = self.volume.clone();
-            let key = self.journal.key();
             let projected = self.catalog.transaction(|catalog| {
                 for (signed, _) in &durable {
-                    catalog.apply(signed, &|segment| crate::store::recovery::header(volume.as_ref(), &key, segment))?;
+                    catalog.apply(signed, &|segment| crate::store::recovery::header(volume.as_ref(), segment))?;
                 }
                 catalog.set_position(last, card)
             });
