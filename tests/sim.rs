@@ -2,3 +2,5 @@
 
 #[path = "sim/store.rs"]
 mod store;
+#[path = "sim/store_service.rs"]
+mod store_service;
