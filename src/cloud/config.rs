@@ -177,6 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_file_says_the_defaults_and_its_examples_are_valid() {
+        let shipped = include_str!("../../config/mvb-cloud.toml");
+        let config = load(shipped).expect("valid");
+        let plain = load("").expect("valid");
+        assert_eq!(format!("{config:?}"), format!("{plain:?}"));
+        let config = load(&shipped.replace("# example: ", "")).expect("the examples are valid");
+        assert!(config.page.is_some() && config.host.is_some() && config.organisation.is_some());
+    }
+
+    #[test]
     fn the_page_is_off_by_default_and_only_on_loopback() {
         assert!(load("").expect("empty is fine").page.is_none());
         assert!(load("page.listen = \"127.0.0.1:8080\"").expect("loopback").page.is_some());

@@ -13,5 +13,6 @@
 pub mod audit;
 pub mod command;
 pub mod config;
+pub mod recordings;
 pub mod socket;
 pub mod vault;

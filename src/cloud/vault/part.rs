@@ -9,10 +9,11 @@
 //! 3. Bytes below `row.ckpt_offset` are covered by a verified checkpoint without a hole and are never replaced.
 
 use crate::base::chain::PublicKey;
-use crate::base::ids::Digest;
 use crate::cloud::vault::disk::Disk;
-use crate::cloud::vault::{Origin, Ranges, SegmentRow, Tail, VaultError};
-use crate::seal::{Header, Scan, Scanner};
+use crate::cloud::vault::read::HEADER_REACH;
+use crate::cloud::vault::{Origin, Ranges, SegmentRow, Tail};
+use crate::seal::frame::{FRAME_HEAD, FrameHead};
+use crate::seal::{FrameKind, Header, Scan, Scanner};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -59,7 +60,6 @@ pub struct Part {
     key: PublicKey,
     scanner: Option<Scanner>,
     scanned: u64,
-    header: Option<Header>,
 }
 
 impl Part {
@@ -70,8 +70,7 @@ impl Part {
     pub fn open(disk: &Disk, path: PathBuf, row: SegmentRow, key: PublicKey) -> io::Result<Self> {
         let file = disk.open(&path)?;
         let scanner = Some(Scanner::new(key.clone()));
-        let mut part =
-            Self { row, path, file, dirty: Ranges::default(), changed: false, key, scanner, scanned: 0, header: None };
+        let mut part = Self { row, path, file, dirty: Ranges::default(), changed: false, key, scanner, scanned: 0 };
         part.scan()?;
         Ok(part)
     }
@@ -82,12 +81,6 @@ impl Part {
         let mut held = self.row.have.clone();
         held.extend(&self.dirty);
         held
-    }
-
-    /// The clear header, once all of it is there.
-    #[must_use]
-    pub fn header(&self) -> Option<&Header> {
-        self.header.as_ref()
     }
 
     /// Whether the database is behind.
@@ -243,6 +236,22 @@ impl Part {
         Ok(verdict)
     }
 
+    /// Access units in the first `size` bytes, counted by the clear heads of their first parts.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn count_units(&self, size: u64) -> io::Result<u64> {
+        let start = self.read(0, HEADER_REACH)?;
+        let Ok((_, header)) = Header::decode(&start) else { return Ok(0) };
+        let (mut at, mut units) = (header as u64, 0);
+        while at < size {
+            let Some(head) = FrameHead::parse(&self.read(at, FRAME_HEAD)?) else { break };
+            units += u64::from(head.kind == FrameKind::Unit as u8 && head.is_first());
+            at += head.frame_len();
+        }
+        Ok(units)
+    }
+
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
     ///
     /// # Errors
@@ -276,16 +285,11 @@ impl Part {
             self.row.ckpt_offset = point.offset;
             self.changed = true;
         }
-        if self.header.is_none()
+        if self.row.origin.is_none()
             && let Some(header) = self.scanner.as_ref().and_then(Scanner::header)
         {
-            self.row.origin = Some(Origin {
-                camera: header.camera,
-                recording: header.recording,
-                run: header.run,
-                at: header.at,
-            });
-            self.header = Some(header.clone());
+            self.row.origin =
+                Some(Origin { camera: header.camera, recording: header.recording, run: header.run, at: header.at });
             self.changed = true;
         }
         Ok(())
@@ -336,6 +340,3 @@ fn part_of<'a>(bytes: &'a [u8], offset: u64, range: &Range<u64>) -> &'a [u8] {
     let to = usize::try_from(range.end.saturating_sub(offset)).unwrap_or(usize::MAX);
     bytes.get(from..to).unwrap_or_default()
 }
-
-#[allow(dead_code)]
-fn unused(_: Digest, _: VaultError) {}

@@ -4,7 +4,7 @@
 
 use super::{Db, DbError, int, sql, uint};
 use crate::base::chain::{Head, PublicKey};
-use crate::base::ids::{BoxId, Digest, PairingId};
+use crate::base::ids::{BoxId, Digest, PairingId, SegmentId};
 use crate::base::units::WallTime;
 use rusqlite::{OptionalExtension, params};
 
@@ -205,7 +205,10 @@ impl Db {
     /// `Sql`.
     pub fn journal_head(&self, box_id: BoxId) -> Result<Option<Head>, DbError> {
         self.c
-            .prepare_cached("SELECT seq, hash FROM journal WHERE box = ?1 ORDER BY seq DESC LIMIT 1")
+            .prepare_cached(
+                "SELECT j.seq, j.hash FROM journal j JOIN boxes b ON b.box = j.box AND b.branch = j.branch
+                 WHERE j.box = ?1 ORDER BY j.seq DESC LIMIT 1",
+            )
             .and_then(|mut s| {
                 s.query_row([box_id.0], |r| Ok(Head { seq: uint(r.get(0)?), hash: Digest(r.get(1)?) })).optional()
             })
@@ -218,7 +221,10 @@ impl Db {
     /// `Sql`.
     pub fn journal_hash(&self, box_id: BoxId, seq: u64) -> Result<Option<Digest>, DbError> {
         self.c
-            .prepare_cached("SELECT hash FROM journal WHERE box = ?1 AND seq = ?2")
+            .prepare_cached(
+                "SELECT j.hash FROM journal j JOIN boxes b ON b.box = j.box AND b.branch = j.branch
+                 WHERE j.box = ?1 AND j.seq = ?2",
+            )
             .and_then(|mut s| s.query_row(params![box_id.0, int(seq)], |r| r.get(0).map(Digest)).optional())
             .map_err(sql("reading a journal"))
     }
@@ -229,19 +235,90 @@ impl Db {
     /// `Sql`, also when the number is taken.
     pub fn append_journal(&self, box_id: BoxId, head: Head, frame: &[u8], now: WallTime) -> Result<(), DbError> {
         self.c
-            .prepare_cached("INSERT INTO journal(box, seq, hash, frame, received) VALUES(?1, ?2, ?3, ?4, ?5)")
+            .prepare_cached(
+                "INSERT INTO journal(box, branch, seq, hash, frame, received)
+                 SELECT box, branch, ?2, ?3, ?4, ?5 FROM boxes WHERE box = ?1",
+            )
             .and_then(|mut s| s.execute(params![box_id.0, int(head.seq), head.hash.0, frame, now.0]))
             .map_err(sql("storing a journal entry"))?;
         Ok(())
     }
 
-    /// Frames of a box's journal, oldest first.
+    /// Frames of a box's journal (its newest branch), oldest first.
     ///
     /// # Errors
     /// `Sql`.
     pub fn journal_frames(&self, box_id: BoxId) -> Result<Vec<Vec<u8>>, DbError> {
-        self.rows("SELECT frame FROM journal WHERE box = ?1 ORDER BY seq", [box_id.0], "journal", |r| {
-            r.get(0).map(Some)
-        })
+        self.rows(
+            "SELECT j.frame FROM journal j JOIN boxes b ON b.box = j.box AND b.branch = j.branch
+             WHERE j.box = ?1 ORDER BY j.seq",
+            [box_id.0],
+            "journal",
+            |r| r.get(0).map(Some),
+        )
+    }
+
+    /// Notes what the journal says of a segment: opened.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn announce_opened(&self, box_id: BoxId, segment: SegmentId) -> Result<(), DbError> {
+        self.c
+            .prepare_cached(
+                "INSERT INTO announced(box, segment, state) VALUES(?1, ?2, 'opened') ON CONFLICT DO NOTHING",
+            )
+            .and_then(|mut s| s.execute(params![box_id.0, segment.0]))
+            .map_err(sql("noting a segment"))?;
+        Ok(())
+    }
+
+    /// Notes what the journal says of a segment: complete.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn announce_closed(&self, box_id: BoxId, segment: SegmentId, size: u64, sha: Digest) -> Result<(), DbError> {
+        self.c
+            .prepare_cached(
+                "UPDATE announced SET state = 'closed', size = ?3, sha256 = ?4
+                 WHERE box = ?1 AND segment = ?2 AND state = 'opened'",
+            )
+            .and_then(|mut s| s.execute(params![box_id.0, segment.0, int(size), sha.0]))
+            .map_err(sql("noting a segment"))?;
+        Ok(())
+    }
+
+    /// Notes what the journal says of a segment: erased. True if it was ours and never committed here.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn announce_destroyed(&self, box_id: BoxId, segment: SegmentId) -> Result<bool, DbError> {
+        let known = self
+            .c
+            .prepare_cached("UPDATE announced SET state = 'destroyed' WHERE box = ?1 AND segment = ?2")
+            .and_then(|mut s| s.execute(params![box_id.0, segment.0]))
+            .map_err(sql("noting a segment"))?;
+        let committed: bool = self
+            .c
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM segments WHERE box = ?1 AND segment = ?2 AND state = 'committed')",
+            )
+            .and_then(|mut s| s.query_row(params![box_id.0, segment.0], |r| r.get(0)))
+            .map_err(sql("noting a segment"))?;
+        Ok(known > 0 && !committed)
+    }
+
+    /// Segments that the box's journal closed and that are not committed here.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn backlog(&self, box_id: BoxId) -> Result<u64, DbError> {
+        self.c
+            .prepare_cached(
+                "SELECT count(*) FROM announced a WHERE a.box = ?1 AND a.state = 'closed' AND NOT EXISTS(
+                 SELECT 1 FROM segments s WHERE s.box = a.box AND s.segment = a.segment AND s.state = 'committed')",
+            )
+            .and_then(|mut s| s.query_row([box_id.0], |r| r.get(0)))
+            .map(uint)
+            .map_err(sql("counting a backlog"))
     }
 }

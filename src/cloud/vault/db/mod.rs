@@ -5,9 +5,10 @@
 //!
 //! | table | one row is |
 //! |---|---|
-//! | `boxes` | a box and its evidence key, kept for ever; `erase_blocked` = the alarm for which nothing may be erased |
+//! | `boxes` | a box and its evidence key, kept for ever; `erase_blocked` = the alarm for which nothing may be erased; `branch` = number of times that an administrator accepted a forked journal |
 //! | `pairings` | one agreement with a box: identity SPKI, `pending`/`active`/`revoking`/`revoked`, from, to |
-//! | `journal` | one signed entry of a box's journal, as received |
+//! | `journal` | one signed entry of a box's journal, as received; only the newest `branch` goes on |
+//! | `announced` | a segment of our organisation that a box's journal opened, closed or destroyed |
 //! | `segments` | one file: partial, committed or rejected; `variant` > 0 is a conflicting object with the same id |
 //! | `receipts` | one signed COMMITTED, number never used twice |
 //! | `alarms` | something that a person must look at; `cleared_at` when somebody did |
@@ -34,7 +35,8 @@ CREATE TABLE boxes(
     serial TEXT NOT NULL,
     first_seen INTEGER NOT NULL,
     last_contact INTEGER,
-    erase_blocked TEXT
+    erase_blocked TEXT,
+    branch INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE pairings(
     pairing BLOB PRIMARY KEY,
@@ -48,11 +50,20 @@ CREATE INDEX pairings_identity ON pairings(identity);
 CREATE INDEX pairings_box ON pairings(box);
 CREATE TABLE journal(
     box BLOB NOT NULL REFERENCES boxes(box),
+    branch INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     hash BLOB NOT NULL,
     frame BLOB NOT NULL,
     received INTEGER NOT NULL,
-    PRIMARY KEY(box, seq)
+    PRIMARY KEY(box, branch, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE announced(
+    box BLOB NOT NULL REFERENCES boxes(box),
+    segment BLOB NOT NULL,
+    state TEXT NOT NULL CHECK(state IN ('opened', 'closed', 'destroyed')),
+    size INTEGER,
+    sha256 BLOB,
+    PRIMARY KEY(box, segment)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE segments(
     id INTEGER PRIMARY KEY,
@@ -78,6 +89,7 @@ CREATE TABLE segments(
     boot_start INTEGER,
     boottime INTEGER,
     live_bytes INTEGER NOT NULL DEFAULT 0,
+    units INTEGER NOT NULL DEFAULT 0,
     first_byte INTEGER NOT NULL,
     committed_at INTEGER,
     UNIQUE(box, segment, variant)
@@ -260,7 +272,8 @@ impl Db {
         )
     }
 
-    /// Clears an alarm and, if it was the one that blocks erasure of its box, that block. `None` if it is not open.
+    /// Clears an alarm and, if it was the one that blocks erasure of its box, that block; a forked journal is then taken
+    /// from its beginning as a new branch. `None` if the alarm is not open.
     ///
     /// # Errors
     /// `Sql`.
@@ -276,6 +289,11 @@ impl Db {
                     params![box_id.0, alarm.code],
                 )
                 .map_err(sql("clearing an alarm"))?;
+            if alarm.code == crate::cloud::vault::JOURNAL_FORK {
+                self.c
+                    .execute("UPDATE boxes SET branch = branch + 1 WHERE box = ?1", [box_id.0])
+                    .map_err(sql("clearing an alarm"))?;
+            }
         }
         Ok(Some(alarm))
     }

@@ -55,6 +55,8 @@ pub struct SegmentRow {
     pub origin: Option<Origin>,
     /// Bytes that came live.
     pub live_bytes: u64,
+    /// Access units in a committed file.
+    pub units: u64,
     /// When it was committed.
     pub committed_at: Option<WallTime>,
 }
@@ -123,6 +125,16 @@ impl Db {
         self.query_segments("ORDER BY recording, boot_start, boottime, id", [])
     }
 
+    /// Every camera of which something arrived, with the box that sent it.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn cameras(&self) -> Result<Vec<(CameraId, BoxId)>, DbError> {
+        self.rows("SELECT DISTINCT camera, box FROM segments WHERE camera IS NOT NULL LIMIT 1000", [], "segment", |r| {
+            Ok(Some((CameraId(r.get(0)?), BoxId(r.get(1)?))))
+        })
+    }
+
     /// Up to `limit` committed rows that were not opened yet, after row `after`.
     ///
     /// # Errors
@@ -138,7 +150,7 @@ impl Db {
         let text = format!(
             "SELECT id, box, segment, variant, state, size, sha256, cut, have, tail_from, tail_have, tail_ckpt, ckpt,
              ckpt_offset, attempts, reason, opened, camera, recording, boot, boot_start, boottime, live_bytes,
-             committed_at FROM segments {rest}"
+             committed_at, units FROM segments {rest}"
         );
         self.rows(&text, args, "segment", segment_row)
     }
@@ -178,7 +190,7 @@ impl Db {
                 "UPDATE segments SET state = ?2, size = ?3, sha256 = ?4, cut = ?5, have = ?6, tail_from = ?7,
                  tail_have = ?8, tail_ckpt = ?9, ckpt = ?10, ckpt_offset = ?11, attempts = ?12, reason = ?13,
                  opened = ?14, camera = ?15, recording = ?16, boot = ?17, boot_start = ?18, boottime = ?19,
-                 live_bytes = ?20, committed_at = ?21 WHERE id = ?1",
+                 live_bytes = ?20, committed_at = ?21, units = ?22 WHERE id = ?1",
             )
             .and_then(|mut s| {
                 s.execute(params![
@@ -203,6 +215,7 @@ impl Db {
                     row.origin.map(|o| int(o.at.0)),
                     int(row.live_bytes),
                     row.committed_at.map(|at| at.0),
+                    int(row.units),
                 ])
             })
             .map_err(sql("updating a segment"))?;
@@ -315,5 +328,6 @@ fn segment_row(r: &Row<'_>) -> rusqlite::Result<Option<SegmentRow>> {
         origin,
         live_bytes: uint(r.get(22)?),
         committed_at: r.get::<_, Option<i64>>(23)?.map(WallTime),
+        units: uint(r.get(24)?),
     }))
 }
