@@ -274,11 +274,10 @@ impl Core {
         let Some(state) = self.cameras.get_mut(&camera) else { return };
         state.wanted_until = Some(now.at.plus(post));
         let mut promoted: Vec<SegmentId> = state.promotable.drain(..).map(|(segment, _)| segment).collect();
-        if let Some(open) = state.recording.as_mut().and_then(|recording| recording.open.as_mut()) {
-            if open.background {
-                open.background = false;
-                promoted.push(open.sealer.segment());
-            }
+        let open = state.recording.as_mut().and_then(|recording| recording.open.as_mut());
+        if let Some(open) = open.filter(|open| open.background) {
+            open.background = false;
+            promoted.push(open.sealer.segment());
         }
         for segment in promoted {
             self.lane.send(Op::Journal(JournalEntry::Promoted { segment }, now.at));
