@@ -163,7 +163,7 @@ pub(crate) fn walk<E: From<io::Error>>(
         let mut end = from;
         for (signed, after) in found {
             let follows = before.is_none_or(|b| (signed.entry.seq, signed.entry.prev) == (b.seq + 1, b.hash));
-            if end == 0 && !follows {
+            if end == 0 && !follows && !says_so(&signed, before) {
                 walk.holes += 1;
                 if before.is_some_and(|b| signed.entry.seq <= b.seq) {
                     // An older or forked continuation: not the journal that we have read so far.
@@ -180,10 +180,17 @@ pub(crate) fn walk<E: From<io::Error>>(
     Ok(walk)
 }
 
+/// Whether a file's first entry accounts for the hole before it: another card was in use in between.
+fn says_so(signed: &Signed, before: Option<Head>) -> bool {
+    let entry = JournalEntry::decode(signed.entry.kind, &signed.entry.body);
+    matches!(entry, Ok(Some(JournalEntry::Card { reached, .. })) if reached == before)
+}
+
 /// Up to `limit` entries after `after` and up to `until`, for the relay.
 ///
 /// # Errors
-/// The card cannot be read; `InvalidData` if what follows does not continue `after`.
+/// The card cannot be read; `NotFound` if what follows is on another card; `InvalidData` if it continues another
+/// history than `after`.
 pub(crate) fn read(
     volume: &dyn Volume,
     key: &PublicKey,
@@ -204,6 +211,9 @@ pub(crate) fn read(
             }
             if signed.entry.seq > until.seq || out.len() >= limit {
                 return Ok(out);
+            }
+            if out.is_empty() && signed.entry.seq > wanted {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "these journal entries are on another card"));
             }
             if out.is_empty() && after.is_some_and(|head| (signed.entry.seq, signed.entry.prev) != (wanted, head.hash))
             {

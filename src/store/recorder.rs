@@ -6,9 +6,9 @@ use crate::base::clock::Clock;
 use crate::base::ids::CameraId;
 use crate::base::reason::Counters;
 use crate::base::tasks::Tasks;
-use crate::base::units::{BootTime, ByteCount};
+use crate::base::units::{BootTime, ByteCount, TimeSource};
 use crate::media::{Feed, Gap, GapCause, Intake, Item};
-use crate::seal::{Recipients, Tap};
+use crate::seal::{JournalEntry, Recipients, Tap};
 use crate::store::catalog::Totals;
 use crate::store::lane::Op;
 use crate::store::recording::Core;
@@ -59,6 +59,8 @@ pub struct Recorder {
     status: watch::Sender<Status>,
     totals: Arc<std::sync::Mutex<Totals>>,
     ticks: u32,
+    /// Who vouched best for the time, of what the journal was told in this run.
+    vouched: TimeSource,
 }
 
 /// Handle to the recorder; cheap to clone. It is the [`Intake`] that ingest delivers to.
@@ -103,6 +105,8 @@ impl Recorder {
         };
         let clock = store.stand().clock.clone();
         let totals = Arc::default();
+        // `run started` has said this much.
+        let vouched = clock.statement().source;
         let recorder = Self {
             store,
             core,
@@ -116,6 +120,7 @@ impl Recorder {
             status,
             totals,
             ticks: 0,
+            vouched,
         };
         (recorder, handle)
     }
@@ -214,8 +219,18 @@ impl Recorder {
             });
         }
         self.ticks = self.ticks.wrapping_add(1);
+        self.state_time();
         if second {
             self.publish();
+        }
+    }
+
+    /// Better knowledge of wall time goes to the journal: corrections are appended, never rewritten.
+    fn state_time(&mut self) {
+        let time = self.clock.statement();
+        if time.source > self.vouched {
+            self.store.lane().send(Op::Journal(JournalEntry::Time { time }, time.at));
+            self.vouched = time.source;
         }
     }
 

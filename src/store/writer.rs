@@ -184,6 +184,17 @@ impl Writer {
 
     /// Steps 3 to 6. `at` = when the checkpoints were laid out; `None` for a sync between two of them.
     pub(crate) fn group_sync(&mut self, at: Option<BootTime>) {
+        let idle =
+            !self.journal.waiting() && self.doomed.is_empty() && self.open.values().all(|o| o.file.pending() == 0);
+        if idle && self.lane.trouble().is_none() {
+            // Nothing to make durable: a box that only waits must not keep its card awake.
+            if let Some(at) = at {
+                self.lane.set_synced(at);
+            }
+            self.keep_head();
+            self.make_room();
+            return;
+        }
         if let Err(error) = self.write() {
             self.note(Err(error));
             self.make_room();
@@ -223,7 +234,6 @@ impl Writer {
     /// Step 5: what the journal holds durably goes to internal storage and to the catalog.
     fn project(&mut self) {
         let durable = self.journal.synced();
-        let now = self.clock.boottime();
         if let Some((_, last)) = durable.last() {
             self.heads.reached(self.card, last.head, self.frozen);
             let card = self.card;
@@ -242,6 +252,11 @@ impl Writer {
             self.shared.set_head(last.head);
             self.shared.wake();
         }
+        self.keep_head();
+    }
+
+    fn keep_head(&mut self) {
+        let now = self.clock.boottime();
         let (saved, at) = self.heads_saved;
         // 5 s and the next group sync: well within the 10 s that are promised.
         if saved != self.heads.head && now.since(at) >= HEAD_AT_MOST {
@@ -322,6 +337,7 @@ impl Writer {
             if cause == Cause::Full {
                 warn!(%segment, "the card is full: footage that was never uploaded is erased");
                 self.shared.counters.add("erased-not-uploaded", 1);
+                self.shared.raise("erased-not-uploaded");
                 self.journal.append(&JournalEntry::Alarm { code: "card-full".into() }, self.clock.boottime());
             }
             self.doom(segment, cause);

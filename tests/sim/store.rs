@@ -538,8 +538,15 @@ async fn a_new_card_goes_on_with_the_journal_and_the_old_one_is_known_when_it_re
     assert_eq!(rig.offers(&scene.recipients).len(), 1, "only what is on this card is offered");
     assert!(rig.shut_down(scene.now()));
     drop(rig);
-    scene.volume = second;
-    assert_eq!(scene.open().opened.alarms, ["segments-absent"]);
+    let first = std::mem::replace(&mut scene.volume, second);
+    let mut rig = scene.open();
+    assert_eq!(rig.opened.alarms, ["segments-absent"]);
+    assert!(rig.shut_down(scene.now()));
+    drop(rig);
+    // The first card's journal now has a file that says where the entries in between are.
+    scene.volume = first;
+    std::fs::remove_file(scene.internal.path().join("catalog.db")).expect("removes");
+    assert_eq!(scene.open().opened.alarms, Vec::<&str>::new(), "a rebuilt catalog knows this card alone");
 }
 
 #[tokio::test(start_paused = true)]
