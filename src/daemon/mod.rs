@@ -3,6 +3,7 @@
 //! Belongs here: which service gets which handle, supervision, shutdown, systemd, metrics. Does not belong here: what
 //! any service does.
 
+pub mod gather;
 pub mod metrics;
 pub mod runs;
 pub mod supervisor;
