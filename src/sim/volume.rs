@@ -54,6 +54,8 @@ struct FileState {
     named: bool,
     /// Unlinked, and that is not durable yet.
     unlinked: bool,
+    /// The how-manieth file it was: names are random, and the same seed must do the same again.
+    order: u64,
 }
 
 #[derive(Debug, Default)]
@@ -202,7 +204,9 @@ impl FaultVolume {
         let mut random = Seeded(seed);
         let inner = self.inner();
         let mut files = BTreeMap::new();
-        for (path, file) in &inner.files {
+        let mut by_age: Vec<_> = inner.files.iter().collect();
+        by_age.sort_by_key(|(_, file)| file.order);
+        for (path, file) in by_age {
             let keep = |random: &mut Seeded| match loss {
                 Loss::Lost => false,
                 Loss::Kept => true,
@@ -214,7 +218,13 @@ impl FaultVolume {
             let bytes = survived(file, loss, &mut random);
             files.insert(
                 path.clone(),
-                FileState { now: bytes.clone(), durable: bytes, named: true, ..FileState::default() },
+                FileState {
+                    now: bytes.clone(),
+                    durable: bytes,
+                    named: true,
+                    order: file.order,
+                    ..FileState::default()
+                },
             );
         }
         let survivor = Self::new();
@@ -315,7 +325,8 @@ impl Volume for FaultVolume {
         match inner.files.get_mut(path) {
             Some(file) if !file.unlinked => Err(io::ErrorKind::AlreadyExists.into()),
             _ => {
-                inner.files.insert(path.to_owned(), FileState::default());
+                let order = inner.operations;
+                inner.files.insert(path.to_owned(), FileState { order, ..FileState::default() });
                 Ok(())
             }
         }

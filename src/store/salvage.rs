@@ -5,7 +5,7 @@
 
 use crate::base::chain::{PublicKey, Signer};
 use crate::base::clock::Clock;
-use crate::base::ids::{CameraId, RecordingId, SegmentId};
+use crate::base::ids::{CameraId, Digest, RecordingId, SegmentId};
 use crate::base::units::{BootTime, ByteCount, Run};
 use crate::media::{Gap, GapCause};
 use crate::seal::sealer::MAX_SIZE;
@@ -109,13 +109,19 @@ impl Desk<'_> {
         let gap_from = |from: BootTime| Gap { from, to: alive.max(from).plus(LOSS_BOUND), cause };
         let mut recovered = Vec::new();
         let mut torn = unknown.torn;
-        for (segment, scan) in scans {
+        // Ends that recovery writes: the segment after such a one was told of another END, which the card lost.
+        let mut ends: HashMap<SegmentId, Digest> = HashMap::new();
+        for (mut segment, scan) in scans {
+            if let Prev::Segment(before, digest) = &mut segment.prev {
+                *digest = ends.get(before).copied().unwrap_or(*digest);
+            }
             let Unclosed { segment: id, camera, recording, opened_at, .. } = segment;
             expecting.remove(&recording);
             let (lost, from) = match scan {
                 Some((scan, _)) if scan.end.is_some_and(|end| is_recovery(end.reason)) => {
                     // A recovery that was itself cut ended it, and how much it took off is no longer known.
                     self.close(&scan)?;
+                    ends.extend(scan.end.map(|end| (id, end.finished.end)));
                     (0, scan.last.map_or(opened_at, |point| point.at))
                 }
                 Some((scan, _)) if scan.end.is_some() => {
@@ -125,7 +131,11 @@ impl Desk<'_> {
                     recovered.push(Recovered { segment: id, camera, recording, lost: ByteCount(0), gap: None });
                     continue;
                 }
-                Some((scan, scanner)) if scan.last.is_some() => self.end(&segment, &scan, &scanner, reason)?,
+                Some((scan, scanner)) if scan.last.is_some() => {
+                    let (lost, from, end) = self.end(&segment, &scan, &scanner, reason)?;
+                    ends.extend(end.map(|end| (id, end)));
+                    (lost, from)
+                }
                 scan => {
                     torn.push(id);
                     (scan.map_or(0, |(scan, _)| scan.size), opened_at)
@@ -192,13 +202,13 @@ impl Desk<'_> {
         scan: &Scan,
         scanner: &Scanner,
         reason: EndReason,
-    ) -> Result<(u64, BootTime), Error> {
+    ) -> Result<(u64, BootTime, Option<Digest>), Error> {
         let path = segment_path(segment.segment);
         let now = self.clock.boottime();
         let (Some(last), Some((bytes, finished))) =
             (scan.last, scanner.recovery_end(reason, segment.prev, self.run, now, self.signer))
         else {
-            return Ok((0, segment.opened_at));
+            return Ok((0, segment.opened_at, None));
         };
         self.volume.truncate(&path, last.offset).map_err(card("cut", &path))?;
         // Between the two no power cut may leave an END behind old bytes.
@@ -217,7 +227,7 @@ impl Desk<'_> {
         self.append(&entry);
         let lost = scan.size.saturating_sub(last.offset);
         info!(segment = %segment.segment, lost, "recovered");
-        Ok((lost, last.at))
+        Ok((lost, last.at, Some(finished.end)))
     }
 
     /// Files that the journal does not know: those of the last run are ours to adopt, the rest is only reported.
