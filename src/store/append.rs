@@ -105,3 +105,33 @@ impl Appender {
         self.written = self.synced;
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::sim::volume::{FaultVolume, Loss, OpKind};
+
+    #[test]
+    fn bytes_stay_in_memory_until_a_sync_and_are_written_again_after_a_failed_one() {
+        let volume = FaultVolume::new();
+        let mut file = Appender::create("f".into());
+        file.push(Bytes::from_static(b"abc"));
+        file.push(Bytes::from_static(b"de"));
+        volume.short_writes(true);
+        file.write(&volume).expect("writes through short writes");
+        assert_eq!((file.pending(), file.dirty()), (5, false));
+        // The sync failed, and the card lost what was written.
+        volume.fail(OpKind::Sync, 1, io::ErrorKind::Other);
+        assert!(volume.sync_all().is_err());
+        let volume = volume.survivor(Loss::Lost, 0);
+        volume.plant("f", b"");
+        file.rewind();
+        file.push(Bytes::from_static(b"f"));
+        volume.fail(OpKind::Write, 1, io::ErrorKind::StorageFull);
+        assert!(file.write(&volume).is_err());
+        file.write(&volume).expect("writes");
+        volume.sync_all().expect("syncs");
+        assert_eq!(file.synced(), 6);
+        assert_eq!((file.pending(), volume.files()["f"].as_slice()), (0, &b"abcdef"[..]));
+    }
+}

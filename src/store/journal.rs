@@ -324,3 +324,100 @@ impl From<chain::Error> for crate::store::Error {
         }
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::base::chain::SoftwareSigner;
+    use crate::base::ids::{BootId, SegmentId};
+    use crate::sim::volume::FaultVolume;
+
+    fn run() -> Run {
+        Run { boot: BootId([1; 16]), start: 1 }
+    }
+
+    fn entry(n: u8) -> JournalEntry {
+        JournalEntry::Promoted { segment: SegmentId([n; 16]) }
+    }
+
+    /// A journal of `n` entries, synced.
+    fn journal(volume: &FaultVolume, signer: &Arc<dyn Signer>, n: u8) -> Vec<Position> {
+        let mut journal = Journal::begin(signer.clone(), run(), None, &[]);
+        (0..n).for_each(|n| journal.append(&entry(n), BootTime(1)));
+        journal.write(volume).expect("writes");
+        volume.sync_all().expect("syncs");
+        journal.synced().into_iter().map(|(_, position)| position).collect()
+    }
+
+    fn walked(volume: &FaultVolume, key: &PublicKey, after: Option<&Position>) -> (Walk, Vec<u64>) {
+        let mut seen = Vec::new();
+        let walk = walk::<io::Error>(volume, Some(key), after, |signed, _| {
+            seen.push(signed.entry.seq);
+            Ok(())
+        });
+        (walk.expect("reads"), seen)
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_to_the_last_whole_valid_entry_at_every_byte() {
+        let signer: Arc<dyn Signer> = Arc::new(SoftwareSigner::generate());
+        let key = signer.public_key();
+        let volume = FaultVolume::new();
+        let positions = journal(&volume, &signer, 3);
+        let path = "journal/000000000000.mvj";
+        let whole = volume.files()[path].clone();
+        let (walk, seen) = walked(&volume, &key, Some(&positions[0]));
+        assert_eq!((walk.position.as_ref(), seen), (Some(&positions[2]), vec![1, 2]));
+        let second = usize::try_from(positions[1].end).expect("small");
+        for size in second..whole.len() {
+            volume.plant(path, &whole[..size]);
+            let (walk, seen) = walked(&volume, &key, None);
+            assert_eq!((walk.position.as_ref(), seen.len()), (Some(&positions[1]), 2), "{size} bytes");
+            assert_eq!(walk.torn, (size - second) as u64);
+            // A hole of zeroes instead, as a file system leaves it.
+            let mut zeroes = whole.clone();
+            zeroes[size..].fill(0);
+            volume.plant(path, &zeroes);
+            assert_eq!(walked(&volume, &key, None).0.position.as_ref(), Some(&positions[1]), "zeroes from {size}");
+        }
+        // What is shorter than the position that was reached is a start that was lost, not a torn tail.
+        volume.plant(path, &whole[..second - 1]);
+        assert!(walked(&volume, &key, Some(&positions[1])).0.lost_start);
+    }
+
+    #[test]
+    fn another_boxes_journal_is_passed_by_and_its_name_is_left_alone() {
+        let volume = FaultVolume::new();
+        let other: Arc<dyn Signer> = Arc::new(SoftwareSigner::generate());
+        journal(&volume, &other, 2);
+        let signer: Arc<dyn Signer> = Arc::new(SoftwareSigner::generate());
+        let (walk, seen) = walked(&volume, &signer.public_key(), None);
+        assert_eq!((walk.foreign.len(), seen.len(), walk.position), (1, 0, None));
+        let taken: Vec<FileInfo> = files(&volume).expect("lists").into_iter().map(|(_, file)| file).collect();
+        let mut ours = Journal::begin(signer.clone(), run(), None, &taken);
+        ours.append(&entry(9), BootTime(1));
+        ours.write(&volume).expect("writes");
+        assert_eq!(walked(&volume, &signer.public_key(), None).1, [0]);
+        assert_eq!(walked(&volume, &other.public_key(), None).1, [0, 1]);
+    }
+
+    #[test]
+    fn the_relay_reads_on_from_a_head_and_is_refused_on_another_history() {
+        let signer: Arc<dyn Signer> = Arc::new(SoftwareSigner::generate());
+        let key = signer.public_key();
+        let volume = FaultVolume::new();
+        let positions = journal(&volume, &signer, 4);
+        let heads: Vec<Head> = positions.iter().map(|position| position.head).collect();
+        let seqs = |after, until, limit| {
+            let entries = read(&volume, &key, after, until, limit)?;
+            Ok::<_, io::Error>(entries.iter().map(|signed| signed.entry.seq).collect::<Vec<_>>())
+        };
+        assert_eq!(seqs(None, heads[3], 100).expect("reads"), [0, 1, 2, 3]);
+        assert_eq!(seqs(Some(heads[0]), heads[2], 100).expect("not what is not durable"), [1, 2]);
+        assert_eq!(seqs(Some(heads[1]), heads[3], 1).expect("reads"), [2]);
+        let forged = Head { seq: 1, hash: heads[0].hash };
+        assert_eq!(seqs(Some(forged), heads[3], 1).expect_err("refused").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(at(&volume, &key, 2).expect("reads"), Some(heads[2]));
+        assert_eq!(at(&volume, &key, 9).expect("reads"), None);
+    }
+}
