@@ -17,6 +17,7 @@ pub mod scan;
 pub mod sealer;
 pub(crate) mod signed;
 pub mod source;
+pub mod verify;
 
 pub use frame::{FrameHint, FrameKind, SealedFrame, Tap};
 pub use header::{Header, HeaderError, Meta, SegmentFlags};

@@ -59,6 +59,8 @@ pub struct Fault {
     /// Whether a signature or a rule of the format failed. If not, the bytes after the last checkpoint are only
     /// unreadable, as power cuts leave them.
     pub proven: bool,
+    /// Signed frames from the first that failed on. Unsynced bytes of a power cut hold three at most.
+    pub signed: u32,
 }
 
 /// What a walk found.
@@ -78,8 +80,12 @@ pub struct Scan {
     pub sha256: Digest,
     /// The bytes stop inside a frame (or inside the header).
     pub partial: bool,
-    /// The bytes stop inside an END.
-    pub in_end: bool,
+    /// Type number of that frame, 0 for the header.
+    pub inside: Option<u8>,
+    /// Sealed records seen.
+    pub records: u32,
+    /// Whether the structure could be followed to the last byte.
+    pub structured: bool,
 }
 
 /// A frame by its place and the hash of its body, to recognise it elsewhere.
@@ -266,15 +272,12 @@ impl Scanner {
     #[must_use]
     pub fn finish(mut self) -> Scan {
         let inside = match self.state {
-            State::Passing { .. } | State::Signed { .. } | State::Prefix | State::Header => true,
-            State::Head => !self.piece.is_empty(),
-            State::Over | State::Lost => false,
+            State::Prefix | State::Header => Some(FrameKind::Header as u8),
+            State::Passing { head, .. } | State::Signed { head } => Some(head.kind),
+            State::Head => self.piece.first().copied(),
+            State::Over | State::Lost => None,
         };
-        let in_end = match self.state {
-            State::Signed { head } => head.class() == FrameClass::End,
-            State::Head => self.piece.first() == Some(&(FrameKind::End as u8)),
-            _ => false,
-        };
+        let structured = !matches!(self.state, State::Lost);
         let rest = std::mem::take(&mut self.piece);
         self.feed(&rest);
         if self.last.is_none() && self.diagnosis.is_none() {
@@ -292,8 +295,10 @@ impl Scanner {
             end: self.end,
             size,
             sha256: Digest(self.hash.finalize().into()),
-            partial: inside,
-            in_end,
+            partial: inside.is_some(),
+            inside,
+            records: self.records,
+            structured,
         }
     }
 

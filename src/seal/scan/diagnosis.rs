@@ -50,7 +50,7 @@ pub(super) struct Diagnosis {
     expected: u32,
     missing_came: bool,
     pending: Option<Pending>,
-    signed: bool,
+    signed: u32,
 }
 
 impl Diagnosis {
@@ -64,20 +64,20 @@ impl Diagnosis {
             expected: 0,
             missing_came: false,
             pending: None,
-            signed: false,
+            signed: 0,
         }
     }
 
     /// Whether a signature has failed already.
     pub(super) fn has_signed(&self) -> bool {
-        self.signed
+        self.signed > 0
     }
 
     /// Takes in what was seen; `size` = first byte after it.
     pub(super) fn add(&mut self, clue: Clue, proven: bool, size: u64) {
         self.proven |= proven;
         if matches!(clue, Clue::Ckpt { .. } | Clue::End { .. }) {
-            self.signed = true;
+            self.signed += 1;
             self.until.get_or_insert(size);
         }
         if self.code.is_some() {
@@ -128,7 +128,7 @@ impl Diagnosis {
 
     pub(super) fn finish(self, size: u64) -> Fault {
         let code = self.code.unwrap_or_else(|| self.from_window());
-        Fault { at: self.at, until: self.until.unwrap_or(size), code, proven: self.proven }
+        Fault { at: self.at, until: self.until.unwrap_or(size), code, proven: self.proven, signed: self.signed }
     }
 
     fn is_fresh(&self) -> bool {
