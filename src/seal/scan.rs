@@ -72,6 +72,8 @@ pub struct Scan {
     pub last: Option<Point>,
     /// The end, if it is there and valid.
     pub end: Option<Ended>,
+    /// SHA-256 of the END frame, valid or not.
+    pub end_frame: Option<Digest>,
     /// What is wrong. An open segment that simply stops has none.
     pub fault: Option<Fault>,
     /// Bytes seen.
@@ -293,6 +295,7 @@ impl Scanner {
             last: self.last(),
             header: self.header,
             end: self.end,
+            end_frame: (!self.end_frame.is_empty()).then(|| Digest(Sha256::digest(&self.end_frame).into())),
             size,
             sha256: Digest(self.hash.finalize().into()),
             partial: inside.is_some(),

@@ -4,6 +4,7 @@
 //! apart is listed in the spec, "Limits of naming".
 
 use super::Fault;
+use crate::seal::frame::FRAME_HEAD;
 use crate::seal::header::Stanza;
 
 /// Something that does not fit.
@@ -79,6 +80,11 @@ impl Diagnosis {
         if matches!(clue, Clue::Ckpt { .. } | Clue::End { .. }) {
             self.signed += 1;
             self.until.get_or_insert(size);
+        }
+        // A signature that failed and then no frame at all: the length of that CKPT does not fit.
+        let lost_at_once = matches!(clue, Clue::Lost(_)) && self.until.map(|end| end + FRAME_HEAD as u64) == Some(size);
+        if self.code == Some("record-flipped") && lost_at_once {
+            self.code = Some("ckpt-flipped");
         }
         if self.code.is_some() {
             return;

@@ -160,6 +160,10 @@ impl Judge<'_> {
         }
         let shorter = scan.size < closed.size;
         let code = match scan.fault {
+            // The journal knows the END that belongs here, so another one is recognised.
+            Some(fault) if fault.signed == 1 && scan.end_frame.is_some_and(|end| end != closed.end) => {
+                self.another_end(fault.code, id, scan)
+            }
             Some(fault) if shorter => match fault.code {
                 "header-flipped" => "header-truncated",
                 "record-flipped" => "record-truncated",
@@ -181,6 +185,16 @@ impl Judge<'_> {
             },
         };
         self.find(code, name, id, scan);
+    }
+
+    /// An END that is not the one the journal names.
+    fn another_end(&self, code: &'static str, id: SegmentId, scan: &Scan) -> &'static str {
+        let mut others = self.facts.segments.iter().filter(|(other, _)| **other != id);
+        let source = others.find(|(_, known)| known.closed.as_ref().map(|closed| closed.end) == scan.end_frame);
+        let Some((source, _)) = source else { return if code.starts_with("end-") { code } else { "end-flipped" } };
+        let mine = self.facts.segments.get(&id).and_then(|known| known.closed.as_ref()).map(|closed| closed.end);
+        let theirs = self.seen.get(&format!("{source}.mvs")).and_then(|file| file.scan.end_frame);
+        if theirs.is_some() && theirs == mine { "end-swapped" } else { "end-replayed" }
     }
 
     fn open(&mut self, name: &str, id: SegmentId, scan: &Scan, last_run: bool) {

@@ -36,7 +36,7 @@ fn meaning(code: &str) -> &'static str {
         "stanza-truncated" => "a recipient's stanza was cut short",
         "stanza-replayed" => "a recipient's stanza was replaced with another one of this box",
         "stanza-foreign" => "a stanza is for a key that the journal does not name",
-        "record-flipped" => "records were altered",
+        "record-flipped" => "records, or the signature after them, were altered",
         "record-dropped" => "records were removed",
         "record-duplicated" => "a record is there twice",
         "record-swapped" => "records were exchanged",
