@@ -25,3 +25,4 @@ pub mod seal;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;
+pub mod trust;
