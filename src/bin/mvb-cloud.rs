@@ -1,3 +1,5 @@
 //! The box's counterpart in the cloud.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mvb::cloud::cli::main()
+}

@@ -17,7 +17,7 @@ use crate::cloud::live::Hub;
 use crate::cloud::page::{Page, PageError};
 use crate::cloud::pairing::{self, Pairing};
 use crate::cloud::service::{Addresses, Service};
-use crate::cloud::sessions::{self, Sessions};
+use crate::cloud::sessions::Sessions;
 use crate::cloud::socket::{Server, SocketError};
 use crate::cloud::vault::disk::Disk;
 use crate::cloud::vault::{Settings, Vault, VaultError};
@@ -51,9 +51,6 @@ pub enum AppError {
     /// Pairing service.
     #[error(transparent)]
     Pairing(#[from] pairing::PairingServiceError),
-    /// Sessions of boxes.
-    #[error(transparent)]
-    Sessions(#[from] sessions::SessionsError),
     /// Page.
     #[error(transparent)]
     Page(#[from] PageError),
@@ -71,7 +68,6 @@ impl Coded for AppError {
             Self::Vault(error) => error.code(),
             Self::Socket(error) => error.code(),
             Self::Pairing(error) => error.code(),
-            Self::Sessions(error) => error.code(),
             Self::Page(error) => error.code(),
             Self::Signals(_) => "signals",
         }
@@ -84,7 +80,6 @@ pub struct App {
     service: Arc<Service>,
     socket: Server,
     pairing: pairing::Listener,
-    sessions: sessions::Listener,
     page: Option<Page>,
 }
 
@@ -94,6 +89,8 @@ impl App {
     /// # Errors
     /// The first part that cannot start.
     pub async fn load(config: Config, passphrase: Option<Secret>) -> Result<Self, AppError> {
+        // SQLite makes its files by itself; nothing in the data folder is for others.
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
         let tasks = Tasks::default();
         let counters = Counters::default();
         let clock = Clock::system(WallTime(0));
@@ -125,25 +122,30 @@ impl App {
         tracing::info!(organisation = %keys.id(), name = keys.name(), locked, "organisation");
         let keys = Arc::new(Mutex::new(keys));
         let hub = Hub::new(vault.clone(), counters.clone());
-        let sessions = Arc::new(Sessions::new(vault.clone(), hub.clone(), audit.clone(), clock.clone(), counters.clone()));
-        let pairing = Arc::new(Pairing::new(&config, keys.clone(), vault.clone(), audit.clone(), clock.clone(), counters.clone()));
-        let pairing_listener = pairing::Listener::bind(config.pairing_listen, pairing.clone(), &keys).await?;
-        let session_listener = sessions::Listener::bind(config.listen, sessions.clone(), &keys)?;
+        let sessions = Arc::new(Sessions::new(vault.clone()));
+        let pairing = Arc::new(Pairing::new(
+            &config,
+            keys.clone(),
+            vault.clone(),
+            audit.clone(),
+            clock.clone(),
+            counters.clone(),
+        ));
+        let pairing_listener = pairing::Listener::bind(config.pairing_listen, &pairing, &keys, tasks.part()).await?;
         let page = match config.page {
             Some(address) => Some(Page::bind(address).await?),
             None => None,
         };
         let addresses = Addresses {
-            boxes: session_listener.address(),
+            boxes: config.listen,
             pairing: pairing_listener.address(),
             page: page.as_ref().map(Page::address),
         };
         let (started, unlocked) = (Instant::now(), Notify::new());
-        let service = Service {
-            keys, vault, audit, hub, sessions, pairing, counters, clock, started, addresses, unlocked,
-        };
+        let service =
+            Service { keys, vault, audit, hub, sessions, pairing, counters, clock, started, addresses, unlocked };
         let service = Arc::new(service);
-        Ok(Self { tasks, service, socket, pairing: pairing_listener, sessions: session_listener, page })
+        Ok(Self { tasks, service, socket, pairing: pairing_listener, page })
     }
 
     /// Where it listens.
@@ -159,7 +161,7 @@ impl App {
     pub async fn run(self) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-        let Self { tasks, service, socket, pairing, sessions, page } = self;
+        let Self { tasks, service, socket, pairing, page } = self;
         tasks.spawn("vault", service.clone().background(tasks.part()));
         let commands = service.clone();
         tasks.spawn(
@@ -175,8 +177,8 @@ impl App {
                 }
             }),
         );
-        tasks.spawn("pairing", pairing.run(tasks.part()));
-        tasks.spawn("sessions", sessions.run(tasks.part()));
+        tasks.spawn("pairing", pairing.run());
+        tasks.spawn("live", service.hub.clone().run(tasks.part()));
         if let Some(page) = page {
             tracing::info!(address = %page.address(), "live page");
             tasks.spawn("page", page.run(service.hub.clone(), service.clone(), tasks.part()));

@@ -39,6 +39,7 @@ struct RawBoxes {
     host: Option<String>,
     listen: Option<SocketAddr>,
     pairing_listen: Option<SocketAddr>,
+    relay_address: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +64,8 @@ pub struct Config {
     pub organisation: Option<String>,
     /// Host (and port, unless 443) that boxes are told in pairing codes.
     pub host: Option<String>,
+    /// Address that boxes are told for their sessions, if it is not the host's.
+    pub relay_address: Option<String>,
     /// UDP address for sessions of boxes.
     pub listen: SocketAddr,
     /// TCP address for pairing.
@@ -112,6 +115,8 @@ pub struct Overrides {
     pub organisation: Option<String>,
     /// `--host`
     pub host: Option<String>,
+    /// `--relay-address`
+    pub relay_address: Option<String>,
     /// `--listen`
     pub listen: Option<SocketAddr>,
     /// `--pairing-listen`
@@ -141,6 +146,7 @@ impl Config {
             data: over.data.or(raw.data).unwrap_or_else(|| DEFAULT_DATA.into()),
             organisation: over.organisation.or(raw.organisation.name),
             host: over.host.or(raw.boxes.host),
+            relay_address: over.relay_address.or(raw.boxes.relay_address),
             listen,
             pairing_listen: over.pairing_listen.or(raw.boxes.pairing_listen).unwrap_or(listen),
             keep_free: ByteCount(raw.vault.keep_free_mb.unwrap_or(1024).saturating_mul(1_000_000)),

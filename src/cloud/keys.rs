@@ -21,6 +21,7 @@ use crate::cloud::command::Secret;
 use crate::cloud::vault::Keyring;
 use crate::seal::recipients::RecipientRole;
 use crate::seal::{RecipientKey, RecipientSecret};
+use crate::trust::identity::{Generation, IdentityError, TlsKey};
 use crate::trust::secrets;
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
 use serde::{Deserialize, Serialize};
@@ -48,13 +49,18 @@ pub enum KeysError {
     #[error("key file {} is damaged: restore it from a backup", path.display())]
     Damaged { path: PathBuf },
     /// First start needs a name.
-    #[error("this is the first start and the organisation has no name: give --organisation NAME or set organisation.name")]
+    #[error(
+        "this is the first start and the organisation has no name: give --organisation NAME or set organisation.name"
+    )]
     NoName,
     /// First start needs a passphrase.
     #[error(
         "this is the first start and the organisation key needs a passphrase: run on a terminal or give --passphrase-file"
     )]
     NoPassphrase,
+    /// No new TLS key.
+    #[error("a TLS key cannot be made")]
+    Tls(#[source] IdentityError),
     /// It does not open the key.
     #[error("the passphrase does not open the organisation key: check it and try again")]
     WrongPassphrase,
@@ -76,6 +82,7 @@ impl Coded for KeysError {
             Self::Damaged { .. } => "keys-damaged",
             Self::NoName => "organisation-no-name",
             Self::NoPassphrase => "passphrase-missing",
+            Self::Tls(_) => "keys-tls",
             Self::WrongPassphrase => "passphrase-wrong",
             Self::NotAKey => "recipient-no-key",
             Self::Known(_) => "recipient-present",
@@ -140,11 +147,11 @@ pub struct Keys {
     /// Signs the audit log.
     pub audit: Arc<SoftwareSigner>,
     /// Active and spare issuer.
-    pub issuers: [Arc<SoftwareSigner>; 2],
+    pub issuers: [TlsKey; 2],
     /// Key of the serving certificate.
-    pub serving: Arc<SoftwareSigner>,
+    pub serving: TlsKey,
     /// Generation of the serving certificate.
-    pub generation: u64,
+    pub generation: Generation,
 }
 
 impl Keys {
@@ -158,7 +165,12 @@ impl Keys {
     ///
     /// # Errors
     /// `Io`, `NoName`, `NoPassphrase`.
-    pub fn create(data: &Path, name: Option<&str>, passphrase: Option<&Secret>, now: WallTime) -> Result<(), KeysError> {
+    pub fn create(
+        data: &Path,
+        name: Option<&str>,
+        passphrase: Option<&Secret>,
+        now: WallTime,
+    ) -> Result<(), KeysError> {
         let name = name.ok_or(KeysError::NoName)?;
         let passphrase = passphrase.ok_or(KeysError::NoPassphrase)?;
         let folder = folder(data);
@@ -167,13 +179,14 @@ impl Keys {
             doing: "creating the folder",
             source,
         })?;
-        let fresh = || hex(&SoftwareSigner::generate().to_bytes());
+        let fresh = || hex(&*SoftwareSigner::generate().to_bytes());
+        let fresh_tls = || TlsKey::generate().map(|key| hex(key.pkcs8())).map_err(KeysError::Tls);
         let cloud = CloudFile {
             version: 1,
             receipt: fresh(),
             audit: fresh(),
-            issuers: [fresh(), fresh()],
-            serving: fresh(),
+            issuers: [fresh_tls()?, fresh_tls()?],
+            serving: fresh_tls()?,
             generation: 1,
         };
         write(&folder.join("cloud.json"), &cloud)?;
@@ -202,13 +215,17 @@ impl Keys {
         }
         let recovery: Vec<Recovery> = read(&folder.join("recovery.json"))?.unwrap_or_default();
         let cloud: CloudFile = read(&folder.join("cloud.json"))?.ok_or_else(|| damaged("cloud.json"))?;
+        let tls = |text: &str| {
+            let der = HEX.decode(text.as_bytes()).map(Zeroizing::new).map_err(|_| damaged("cloud.json"))?;
+            TlsKey::from_pkcs8(&der).map_err(|_| damaged("cloud.json"))
+        };
         let signer = |text: &str| signer(text).map(Arc::new).ok_or_else(|| damaged("cloud.json"));
         let keys = Self {
             receipt: signer(&cloud.receipt)?,
             audit: signer(&cloud.audit)?,
-            issuers: [signer(&cloud.issuers[0])?, signer(&cloud.issuers[1])?],
-            serving: signer(&cloud.serving)?,
-            generation: cloud.generation,
+            issuers: [tls(&cloud.issuers[0])?, tls(&cloud.issuers[1])?],
+            serving: tls(&cloud.serving)?,
+            generation: Generation(cloud.generation),
             organisation,
             recovery,
             folder,
@@ -317,9 +334,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, KeysErro
     let bytes = read_if_exists(path, MAX_FILE)
         .map_err(|source| KeysError::Io { path: path.into(), doing: "reading", source })?
         .map(Zeroizing::new);
-    bytes
-        .map(|bytes| serde_json::from_slice(&bytes).map_err(|_| KeysError::Damaged { path: path.into() }))
-        .transpose()
+    bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|_| KeysError::Damaged { path: path.into() })).transpose()
 }
 
 fn write(path: &Path, value: &impl Serialize) -> Result<(), KeysError> {
@@ -328,7 +343,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), KeysError> {
     replace(path, &bytes, 0o600).map_err(io)
 }
 
-fn hex(bytes: &[u8; 32]) -> String {
+fn hex(bytes: &[u8]) -> String {
     HEX.encode(bytes)
 }
 
@@ -351,7 +366,10 @@ mod tests {
         let pass = Secret::new("korenblauw huis".into());
         assert!(!Keys::exist(dir.path()));
         let now = WallTime(1);
-        assert_eq!(Keys::create(dir.path(), None, Some(&pass), now).expect_err("no name").code(), "organisation-no-name");
+        assert_eq!(
+            Keys::create(dir.path(), None, Some(&pass), now).expect_err("no name").code(),
+            "organisation-no-name"
+        );
         assert_eq!(Keys::create(dir.path(), Some("x"), None, now).expect_err("no pass").code(), "passphrase-missing");
         Keys::create(dir.path(), Some("Politie Zeedijk"), Some(&pass), now).expect("creates");
         let mut keys = Keys::load(dir.path()).expect("reads");

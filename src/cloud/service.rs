@@ -107,7 +107,10 @@ impl Service {
                 }
                 let keyring = self.vault.keyring();
                 if keyring.is_locked() {
-                    return Err(Refusal("cloud-locked".into(), "the organisation key is locked: run `mvb-cloud unlock`".into()));
+                    return Err(Refusal(
+                        "cloud-locked".into(),
+                        "the organisation key is locked: run `mvb-cloud unlock`".into(),
+                    ));
                 }
                 let secrets = keyring.secrets().iter().map(|s| Secret::new(HEX.encode(&*s.to_bytes()))).collect();
                 Ok(Reply::Keys { secrets })
@@ -258,7 +261,8 @@ impl Source for Service {
         let mut list: BTreeMap<CameraId, Camera> = BTreeMap::new();
         for (camera, box_id) in rows.into_iter().chain(self.sessions.cameras()) {
             let connected = self.sessions.is_connected(box_id);
-            let entry = list.entry(camera).or_insert_with(|| Camera { id: camera, name: camera.to_string(), connected });
+            let entry =
+                list.entry(camera).or_insert_with(|| Camera { id: camera, name: camera.to_string(), connected });
             entry.connected |= connected;
         }
         list.into_values().collect()
@@ -285,7 +289,9 @@ impl Source for Service {
             line("mvb_cloud_backlog_segments", "Files that boxes closed and that are not committed.", backlog);
             line("mvb_cloud_viewers", "Pictures being watched.", status.viewers as u64);
         }
-        text.push_str("# HELP mvb_reason_total Stops, drops, skips and refusals by code.\n# TYPE mvb_reason_total counter\n");
+        text.push_str(
+            "# HELP mvb_reason_total Stops, drops, skips and refusals by code.\n# TYPE mvb_reason_total counter\n",
+        );
         for (code, n) in self.counters.snapshot() {
             let _ = writeln!(text, "mvb_reason_total{{code=\"{code}\"}} {n}");
         }

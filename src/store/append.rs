@@ -106,8 +106,7 @@ impl Appender {
     }
 }
 
-#[cfg(feature = "sim")]
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
     use crate::sim::volume::{FaultVolume, Loss, OpKind};

@@ -325,8 +325,7 @@ impl From<chain::Error> for crate::store::Error {
     }
 }
 
-#[cfg(feature = "sim")]
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
     use crate::base::chain::SoftwareSigner;

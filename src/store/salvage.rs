@@ -71,7 +71,6 @@ impl Desk<'_> {
             let name = |segment: &SegmentId| Stray { name: format!("{segment}.mvs"), code: "unreadable" };
             unknown.strays.extend(unknown.torn.drain(..).as_slice().iter().map(name));
         }
-        unknown.adopted.sort_by_key(|header| header.at);
         for header in unknown.adopted {
             info!(segment = %header.segment, "a segment whose journal entry was lost with the power is adopted");
             self.append(&JournalEntry::Adopted { segment: header.segment });
@@ -117,11 +116,7 @@ impl Desk<'_> {
                 *digest = ends.get(before).copied().unwrap_or(*digest);
             }
             let Unclosed { segment: id, camera, recording, opened_at, .. } = segment;
-            if let Some((_, at)) = expecting.remove(&recording).filter(|(_, at)| *at < opened_at) {
-                // A segment starts where the one before ended: whatever lay in between was lost whole.
-                let gap = Gap { from: at, to: opened_at, cause };
-                self.append(&JournalEntry::Gap { camera, recording, gap, bytes: 0 });
-            }
+            expecting.remove(&recording);
             let (lost, from) = match scan {
                 Some((scan, _)) if scan.end.is_some_and(|end| is_recovery(end.reason)) => {
                     // A recovery that was itself cut ended it, and how much it took off is no longer known.

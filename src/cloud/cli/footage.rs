@@ -1,8 +1,9 @@
 //! `mvb-cloud recordings`, `export` and `verify`: they read the vault itself and work without the daemon.
 
-use super::{Failure, Global, Outcome, passphrase, utc};
+use super::{Failure, Global, Outcome, utc};
 use crate::cloud::recordings::group;
 use crate::cloud::vault::Reader;
+use crate::cloud::verify;
 use std::process::ExitCode;
 
 pub(super) fn recordings(global: &Global) -> Outcome {
@@ -16,7 +17,10 @@ pub(super) fn recordings(global: &Global) -> Outcome {
     }
     for r in list {
         let last = r.last_committed.map_or_else(|| "not yet".into(), utc);
-        println!("{}  camera {}  {} segments, {} units, {}, committed {last}", r.recording, r.camera, r.committed, r.units, r.bytes);
+        println!(
+            "{}  camera {}  {} segments, {} units, {}, committed {last}",
+            r.recording, r.camera, r.committed, r.units, r.bytes
+        );
         let notes = [
             (r.partial, "being received"),
             (r.rejected, "refused"),
@@ -29,6 +33,50 @@ pub(super) fn recordings(global: &Global) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn verify(global: &Global) -> Outcome {
+    let vault = open(global)?;
+    let bar = progress("boxes");
+    let verdict = verify::vault(&vault, &mut |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    })
+    .map_err(|error| Failure::of(&error))?;
+    bar.finish_and_clear();
+    let clean = verdict.findings.is_empty();
+    if global.json {
+        Global::print_json(&verdict)?;
+    } else {
+        for named in &verdict.notes {
+            println!("note     box {}: {} [{}]", short(named), named.finding.text, named.finding.code);
+        }
+        for named in &verdict.findings {
+            println!("FINDING  box {}: {} [{}]", short(named), named.finding.text, named.finding.code);
+        }
+        let word = if clean { "nothing was altered" } else { "NOT as it was committed" };
+        println!(
+            "{} files and {} journal entries: {word}; {} segments named by journals are not here (yet)",
+            verdict.files, verdict.entries, verdict.elsewhere
+        );
+    }
+    Ok(ExitCode::from(if clean { 0 } else { 4 }))
+}
+
+fn short(named: &verify::Named) -> String {
+    let segment = named.finding.segment.map_or_else(String::new, |segment| format!(" segment {segment}"));
+    format!("{}{segment}", named.box_id)
+}
+
+/// A progress bar on the terminal; silent elsewhere.
+fn progress(what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(0);
+    // The template is a constant that parses.
+    if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar
 }
 
 fn open(global: &Global) -> Result<Reader, Failure> {

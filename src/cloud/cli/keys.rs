@@ -2,7 +2,9 @@
 
 use super::{Failure, Global, Outcome, passphrase, unexpected};
 use crate::cloud::command::{Command as Order, Reply};
-use crate::cloud::vault::{PairingRow, Reader};
+use crate::cloud::vault::Reader;
+use crate::cloud::verify;
+use crate::seal::verify::HeadFile;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,10 +62,9 @@ pub(super) fn run(global: &Global, command: Command) -> Outcome {
     match command {
         Command::Export { out } => {
             let data = global.load()?.data;
-            let rows = Reader::open(&data)
-                .and_then(|vault| Ok(vault.pairings()?))
-                .map_err(|error| Failure::of(&error))?;
-            write_out(out.as_deref(), &super::footage::evidence_file(&rows))
+            let keys =
+                Reader::open(&data).and_then(|vault| Ok(verify::keys(&vault)?)).map_err(|error| Failure::of(&error))?;
+            write_out(out.as_deref(), &keys.to_text())
         }
         Command::Recovery(RecoveryCommand::Add { file }) => {
             let text = std::fs::read_to_string(&file).map_err(|error| {
@@ -98,7 +99,7 @@ pub(super) fn head(global: &Global, command: &HeadCommand) -> Outcome {
         .ok_or_else(|| {
             Failure::new("no-journal", format!("box {box_id} has not sent its journal yet: wait for its first session"))
         })?;
-    write_out(out.as_deref(), &super::footage::head_file(box_id, head))
+    write_out(out.as_deref(), &HeadFile { box_id, seq: head.seq, hash: head.hash, statement: None }.to_text())
 }
 
 fn write_out(out: Option<&Path>, text: &str) -> Outcome {
@@ -107,10 +108,7 @@ fn write_out(out: Option<&Path>, text: &str) -> Outcome {
         None => std::io::stdout().write_all(text.as_bytes()),
     };
     let shown = out.map_or_else(|| "standard output".into(), |path| path.display().to_string());
-    result
-        .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| Failure::new("file-unwritable", format!("{shown}: {error}; choose a folder that can be written")))
+    result.map(|()| ExitCode::SUCCESS).map_err(|error| {
+        Failure::new("file-unwritable", format!("{shown}: {error}; choose a folder that can be written"))
+    })
 }
-
-#[allow(dead_code)]
-fn _types(_: PairingRow) {}

@@ -60,8 +60,6 @@ enum Command {
     Pair(pair::Command),
     /// List the recordings in the vault (works without the daemon).
     Recordings,
-    /// Open a recording or a camera's footage and write an MP4 (works without the daemon).
-    Export(footage::ExportArgs),
     /// Prove that everything in the vault is complete and untouched, with public keys only (works without the daemon).
     Verify,
     /// Show boxes, sessions, counts, backlog and alarms.
@@ -122,12 +120,18 @@ type Outcome = Result<ExitCode, Failure>;
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
+    if !matches!(command, Command::Run(_)) {
+        // `mvb-cloud status | head` ends quietly, as every Unix tool does.
+        // SAFETY: set before any thread exists; the default action needs no handler.
+        unsafe {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
+    }
     crate::base::log::init(if matches!(command, Command::Run(_)) { "info" } else { "warn" });
     let outcome = match command {
         Command::Run(args) => run::run(&global, args),
         Command::Pair(command) => pair::run(&global, command),
         Command::Recordings => footage::recordings(&global),
-        Command::Export(args) => footage::export(&global, &args),
         Command::Verify => footage::verify(&global),
         Command::Status => status::run(&global),
         Command::Unlock(args) => keys::unlock(&global, &args),

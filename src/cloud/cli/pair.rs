@@ -61,7 +61,13 @@ pub(super) fn run(global: &Global, command: Command) -> Outcome {
             }
             for row in rows {
                 let last = row.last_contact.map_or_else(|| "never".into(), utc);
-                println!("{}  {:8}  serial {}  paired {}  heard {last}", row.box_id, row.state.as_str(), row.serial, utc(row.from));
+                println!(
+                    "{}  {:8}  serial {}  paired {}  heard {last}",
+                    row.box_id,
+                    row.state.as_str(),
+                    row.serial,
+                    utc(row.from)
+                );
             }
             Ok(ExitCode::SUCCESS)
         }

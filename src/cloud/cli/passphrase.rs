@@ -19,6 +19,7 @@ const MAX_FILE: u64 = 4096;
 
 /// Where to read the passphrase.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Read the passphrase of the organisation key from the first line of this file (else: the systemd credential
     /// organisation-passphrase, else: ask on the terminal).
@@ -68,7 +69,8 @@ impl Args {
 }
 
 fn read(path: &Path) -> Result<Secret, Failure> {
-    let fail = |what: String| Failure::new("passphrase-unreadable", format!("passphrase file {}: {what}", path.display()));
+    let fail =
+        |what: String| Failure::new("passphrase-unreadable", format!("passphrase file {}: {what}", path.display()));
     let bytes = crate::base::fs::read_if_exists(path, MAX_FILE)
         .map_err(|error| fail(format!("{error}; it must be a small readable file")))?
         .ok_or_else(|| fail("it does not exist; create it with one line".into()))?;

@@ -16,6 +16,9 @@ pub struct Args {
     /// Host (and port, unless 443) under which boxes reach this cloud; it goes into pairing codes.
     #[arg(long)]
     host: Option<String>,
+    /// Address that boxes are told for their sessions, if it is not the host's.
+    #[arg(long, value_name = "HOST:PORT")]
+    relay_address: Option<String>,
     /// UDP address for sessions of boxes [default: 0.0.0.0:443].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -34,6 +37,7 @@ pub(super) fn run(global: &Global, args: Args) -> Outcome {
         data: None,
         organisation: args.organisation,
         host: args.host,
+        relay_address: args.relay_address,
         listen: args.listen,
         pairing_listen: args.pairing_listen,
         page: args.page,

@@ -34,9 +34,17 @@ pub(super) fn run(global: &Global) -> Outcome {
 }
 
 fn print(s: &Status) {
-    println!("{} ({}), {}", s.name, s.organisation, if s.locked { "key LOCKED: run `mvb-cloud unlock`" } else { "key open" });
+    println!(
+        "{} ({}), {}",
+        s.name,
+        s.organisation,
+        if s.locked { "key LOCKED: run `mvb-cloud unlock`" } else { "key open" }
+    );
     let page = s.page.as_deref().unwrap_or("off");
-    println!("boxes on UDP {}, pairing on TCP {}, page {page}, {} open codes", s.boxes_listen, s.pairing_listen, s.open_codes);
+    println!(
+        "boxes on UDP {}, pairing on TCP {}, page {page}, {} open codes",
+        s.boxes_listen, s.pairing_listen, s.open_codes
+    );
     println!(
         "vault: {} committed ({}), {} opened, {} being received, {} refused; {} free{}",
         s.totals.committed,

@@ -98,10 +98,11 @@ impl Assembler {
             self.dropped += 1;
             return;
         }
-        let frame = segment
-            .frames
-            .entry(fragment.frame)
-            .or_insert_with(|| Pending { bytes: vec![0; len], pieces: Vec::new(), whole: None });
+        let frame = segment.frames.entry(fragment.frame).or_insert_with(|| Pending {
+            bytes: vec![0; len],
+            pieces: Vec::new(),
+            whole: None,
+        });
         if fresh {
             self.pending += len;
         }
@@ -113,7 +114,8 @@ impl Assembler {
         place.copy_from_slice(&fragment.bytes);
         frame.pieces.push((start, end));
         frame.pieces.sort_unstable();
-        let reach = frame.pieces.iter().fold(0, |reach, (start, end)| if *start <= reach { reach.max(*end) } else { reach });
+        let reach =
+            frame.pieces.iter().fold(0, |reach, (start, end)| if *start <= reach { reach.max(*end) } else { reach });
         if reach == frame.bytes.len() {
             frame.whole.get_or_insert(now);
         }
@@ -122,9 +124,11 @@ impl Assembler {
     /// The next whole frame whose turn has come.
     pub fn poll(&mut self, now: Instant) -> Option<Frame> {
         loop {
-            let following = self.segments.iter().skip(1).any(|segment| {
-                segment.frames.first_key_value().is_some_and(|(_, frame)| waited(frame, now))
-            });
+            let following = self
+                .segments
+                .iter()
+                .skip(1)
+                .any(|segment| segment.frames.first_key_value().is_some_and(|(_, frame)| waited(frame, now)));
             let segment = self.segments.front_mut()?;
             let ready = segment.frames.first_key_value().is_some_and(|(offset, frame)| {
                 frame.whole.is_some() && (*offset == segment.next || waited(frame, now))

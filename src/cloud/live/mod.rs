@@ -7,13 +7,15 @@
 //! frame. The channel's state is behind one mutex per hub, held for one fragment, never across an await.
 
 pub mod assemble;
+mod mux;
 mod opener;
 
 pub use assemble::Fragment;
 pub use opener::Packet;
 
-use crate::base::ids::{CameraId, SegmentId};
+use crate::base::ids::CameraId;
 use crate::base::reason::Counters;
+use crate::base::tasks::Tasks;
 use crate::base::units::BootTime;
 use crate::cloud::vault::Vault;
 use bytes::Bytes;
@@ -116,6 +118,25 @@ impl Hub {
         }
     }
 
+    /// Gives up frames that others have waited for long enough; runs while the cloud does.
+    pub async fn run(self, tasks: Tasks) {
+        let stop = tasks.stopping();
+        let mut tick = tokio::time::interval(assemble::HOLD / 3);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            let keyring = self.0.vault.keyring();
+            for channel in self.channels().values_mut() {
+                for packet in channel.opener.poll(&keyring, &self.0.counters, Instant::now()) {
+                    let _ = channel.packets.send(packet);
+                }
+            }
+        }
+    }
+
     /// What a box says about its boot time, for the age of pictures.
     pub fn box_time(&self, camera: CameraId, now: BootTime) {
         if let Some(channel) = self.channels().get_mut(&camera) {
@@ -128,12 +149,6 @@ impl Hub {
         if let Some(channel) = self.channels().get(&camera) {
             let _ = channel.packets.send(Packet::State(word));
         }
-    }
-
-    /// Whether a segment is being assembled for somebody.
-    #[must_use]
-    pub fn is_watched(&self, camera: CameraId, _segment: SegmentId) -> bool {
-        self.channels().contains_key(&camera)
     }
 
     fn age(&self, camera: CameraId, captured: BootTime) -> Option<Duration> {

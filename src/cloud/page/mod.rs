@@ -129,7 +129,8 @@ impl Page {
 }
 
 fn router(shared: Arc<Shared>) -> Router {
-    let asset = |kind: &'static str, text: &'static str| get(move || async move { ([(header::CONTENT_TYPE, kind)], text) });
+    let asset =
+        |kind: &'static str, text: &'static str| get(move || async move { ([(header::CONTENT_TYPE, kind)], text) });
     Router::new()
         .route("/", asset("text/html; charset=utf-8", HTML))
         .route("/page.js", asset("text/javascript; charset=utf-8", JS))
@@ -144,7 +145,8 @@ fn router(shared: Arc<Shared>) -> Router {
 /// Refuses requests that were meant for another name, and adds the headers that every answer has.
 async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     if !is_for_us(request.headers(), shared.port) {
-        return (StatusCode::MISDIRECTED_REQUEST, "this page answers to 127.0.0.1 and localhost only\n").into_response();
+        return (StatusCode::MISDIRECTED_REQUEST, "this page answers to 127.0.0.1 and localhost only\n")
+            .into_response();
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -165,16 +167,19 @@ fn is_for_us(headers: &HeaderMap, port: u16) -> bool {
     };
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).is_some_and(ours);
     // Browsers send Origin with every WebSocket; other programs need not.
-    let origin = headers.get(header::ORIGIN).is_none_or(|value| {
-        value.to_str().ok().and_then(|origin| origin.strip_prefix("http://")).is_some_and(ours)
-    });
+    let origin = headers
+        .get(header::ORIGIN)
+        .is_none_or(|value| value.to_str().ok().and_then(|origin| origin.strip_prefix("http://")).is_some_and(ours));
     host && origin
 }
 
 async fn cameras(State(shared): State<Arc<Shared>>) -> Response {
     let source = shared.source.clone();
     match tokio::task::spawn_blocking(move || source.cameras()).await {
-        Ok(list) => axum::Json(list).into_response(),
+        Ok(list) => match serde_json::to_string(&list) {
+            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        },
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -264,9 +269,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| {
-                (header::HeaderName::from_static(name), HeaderValue::from_static(value))
-            })
+            .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
     }
 
@@ -299,5 +302,76 @@ mod tests {
             assert!(!text.contains("://") && !text.contains("javascript:") && !text.contains(" style="), "{text}");
         }
         assert!(!HTML.contains("<script>") && !HTML.contains("<style"));
+    }
+
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn cameras(&self) -> Vec<Camera> {
+            vec![Camera { id: CameraId([5; 16]), name: "<b>".into(), connected: true }]
+        }
+
+        fn metrics(&self) -> String {
+            "mvb_cloud_locked 1\n".into()
+        }
+    }
+
+    async fn ask(address: SocketAddr, path: &str, more: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\n{more}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = vec![0; 64 * 1024];
+        let mut got = 0;
+        let all = async {
+            while let Ok(n) = stream.read(&mut answer[got..]).await {
+                got += n;
+                if n == 0 {
+                    break;
+                }
+            }
+        };
+        // A WebSocket stays open: what came by then is the answer.
+        let _ = tokio::time::timeout(Duration::from_millis(500), all).await;
+        String::from_utf8_lossy(&answer[..got]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn the_page_answers_with_a_strict_policy_and_a_viewer_is_counted_only_while_it_looks() {
+        let dir = tempfile::tempdir().expect("folder");
+        let hub = Hub::new(crate::cloud::vault::empty(dir.path()), crate::base::reason::Counters::default());
+        let tasks = Tasks::default();
+        assert!(Page::bind(([0, 0, 0, 0], 0).into()).await.is_err());
+        let page = Page::bind(([127, 0, 0, 1], 0).into()).await.expect("binds");
+        let address = page.address();
+        tasks.spawn("page", page.run(hub.clone(), Arc::new(Nothing), tasks.part()));
+        let host = format!("Host: {address}\r\nConnection: close");
+        let html = ask(address, "/", &host).await;
+        assert!(
+            html.starts_with("HTTP/1.1 200") && html.contains("content-security-policy: default-src 'self'"),
+            "{html}"
+        );
+        assert!(ask(address, "/api/cameras", &host).await.contains(r#"[{"id":"0505"#));
+        assert!(ask(address, "/metrics", &host).await.contains("mvb_cloud_locked 1"));
+        assert!(ask(address, "/", "Host: evil.example\r\nConnection: close").await.starts_with("HTTP/1.1 421"));
+        let upgrade = format!(
+            "Host: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        );
+        let mut wanted = hub.wanted();
+        let camera = CameraId([5; 16]);
+        let path = format!("/api/live/{camera}");
+        let looking = ask(address, &path, &upgrade);
+        let seen = async {
+            wanted.wait_for(|wanted| wanted.contains(&camera)).await.expect("subscribed");
+            assert_eq!(hub.viewers(), 1);
+        };
+        let (answer, ()) = tokio::join!(looking, seen);
+        assert!(answer.starts_with("HTTP/1.1 101") && answer.contains(r#""state":"cloud-locked""#), "{answer}");
+        let gone = tokio::time::timeout(PATIENCE, wanted.wait_for(|wanted| wanted.is_empty())).await;
+        gone.expect("in time").expect("unsubscribed");
+        let evil = ask(address, &path, &format!("{upgrade}\r\nOrigin: http://evil.example")).await;
+        assert!(evil.starts_with("HTTP/1.1 421"), "{evil}");
+        assert!(tasks.stop(PATIENCE).await);
     }
 }

@@ -59,7 +59,8 @@ impl Disk {
             return Ok(());
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        path.parent().map_or(Ok(()), |parent| self.sync_folder(parent))
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        parent.map_or(Ok(()), |parent| self.sync_folder(parent))
     }
 
     /// Opens for reading and writing at offsets, creates if missing (mode 0600).

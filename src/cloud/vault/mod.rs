@@ -579,6 +579,19 @@ impl Vault {
     }
 }
 
+/// An empty vault, for tests of its neighbours.
+#[cfg(test)]
+pub(crate) fn empty(data: &Path) -> Vault {
+    let settings = Settings {
+        data: data.into(),
+        organisation: OrganisationId([0; 16]),
+        keep_free: ByteCount(0),
+        erase_after: Duration::ZERO,
+    };
+    let (clock, key) = (Clock::system(WallTime(0)), Arc::new(crate::base::chain::SoftwareSigner::generate()));
+    Vault::open(settings, Disk::default(), clock, key, Keyring::default(), Counters::default()).expect("opens")
+}
+
 /// The database of a data folder.
 #[must_use]
 pub fn db_path(data: &Path) -> PathBuf {

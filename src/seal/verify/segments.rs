@@ -268,12 +268,8 @@ impl Judge<'_> {
         for (name, file) in self.seen {
             let Some(end) = file.scan.end.filter(|_| file.known_box) else { continue };
             let Prev::Segment(before, digest) = end.prev else { continue };
-            let closed = self.facts.segments.get(&before).and_then(|known| known.closed.as_ref());
-            if closed.is_some_and(|closed| closed.cut.is_some()) {
-                // Power took the END that is named here and recovery wrote another: the legal case of two continuations.
-                continue;
-            }
-            let stated = closed.map(|closed| closed.end);
+            let stated =
+                self.facts.segments.get(&before).and_then(|known| known.closed.as_ref()).map(|closed| closed.end);
             let found =
                 self.seen.get(&format!("{before}.mvs")).and_then(|file| file.scan.end).map(|end| end.finished.end);
             if stated.or(found).is_some_and(|stated| stated != digest) {

@@ -1,6 +1,7 @@
 //! The vault's behaviour: receiving, proving, committing, and what a cut at any step leaves behind.
 
 mod cuts;
+mod proof;
 
 use super::*;
 use crate::base::chain::{PublicKey, Signed, SoftwareSigner};
