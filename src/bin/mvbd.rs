@@ -1,3 +1,5 @@
-//! The box.
+//! `mvbd`: the box's daemon.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mvb::daemon::cli::main()
+}

@@ -3,8 +3,11 @@
 //! Belongs here: which service gets which handle, supervision, shutdown, systemd, metrics. Does not belong here: what
 //! any service does.
 
+pub mod app;
+pub mod cli;
 pub mod gather;
 pub mod metrics;
 pub mod runs;
+pub mod services;
 pub mod supervisor;
 pub mod systemd;

@@ -53,7 +53,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("axum", &["src/web/", "src/cloud/"], "pages and API only"),
     ("rusqlite", &["src/store/", "src/cloud/"], "only the two catalogs are databases"),
     ("sd_notify", &["src/daemon/"], "one voice to systemd"),
-    ("clap", &["src/control/", "src/cloud/", "src/daemon/", "src/bin/"], "arguments are read at the edge"),
+    ("clap", &["src/control/", "src/cloud/", "src/daemon/cli"], "arguments are read at the edge"),
     ("anyhow", &["src/bin/"], "a room's errors are typed"),
 ];
 

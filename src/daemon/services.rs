@@ -1,0 +1,117 @@
+//! Carries out the commands of the socket: each goes to the part that owns it.
+//!
+//! Belongs here: routing, and joining two owners where a command needs both (a camera and its credential). Does not
+//! belong here: what a command means.
+
+use crate::base::reason::Coded;
+use crate::control::command::{Command, Refusal, Reply};
+use crate::control::config::Config;
+use crate::control::recipients::{self, Keyring};
+use crate::control::roster::{self, Enrolled, Roster};
+use crate::daemon::metrics::Snapshot;
+use crate::store::Store;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Handles to all owners.
+pub struct Services {
+    url_host: String,
+    roster: Arc<Roster>,
+    keyring: Mutex<Keyring>,
+    store: Store,
+    snapshot: Snapshot,
+}
+
+impl Services {
+    /// Joins the owners.
+    #[must_use]
+    pub fn new(config: &Config, roster: Arc<Roster>, keyring: Keyring, store: Store, snapshot: Snapshot) -> Self {
+        Self { url_host: url_host(config), roster, keyring: Mutex::new(keyring), store, snapshot }
+    }
+
+    /// Carries out one command. Files are written off the runtime.
+    pub async fn apply(self: Arc<Self>, command: Command) -> Reply {
+        if let Command::Status = command {
+            return Reply::of(Ok((self.snapshot)()));
+        }
+        let blocking = tokio::task::spawn_blocking(move || self.blocking(command));
+        blocking
+            .await
+            .unwrap_or_else(|_| Reply::Refused(Refusal::new("control-panicked", "the command failed; see the log")))
+    }
+
+    fn blocking(&self, command: Command) -> Reply {
+        match command {
+            Command::Status => Reply::of(Ok((self.snapshot)())),
+            Command::Camera(command) => self.camera(command),
+            Command::Recipients(command) => self.recipients(command),
+            Command::Pairing(_) => Reply::Refused(Refusal::new("todo", "todo")),
+            Command::Recordings { camera } => {
+                let paired = self.keyring().watch().borrow().as_ref().map(|set| set.organisation);
+                Reply::of(self.store.recordings(paired).map_err(|error| refused(&error)).map(|mut recordings| {
+                    recordings.retain(|recording| camera.is_none_or(|camera| recording.camera == camera));
+                    recordings
+                }))
+            }
+            Command::AcceptCard => Reply::of(self.store.accept_card().map_err(|error| refused(&error))),
+        }
+    }
+
+    fn camera(&self, command: roster::Command) -> Reply {
+        let roster = &self.roster;
+        match command {
+            roster::Command::List => Reply::of(Ok(&*roster.cameras())),
+            roster::Command::Add { name, officer, digest, priority } => Reply::of(
+                roster.draft(&name, officer, digest, priority).map_err(|error| refused(&error)).and_then(|camera| {
+                    let enrolled = self.with_password(camera.clone())?;
+                    roster.add(camera).map_err(|error| refused(&error))?;
+                    Ok(enrolled)
+                }),
+            ),
+            roster::Command::Password { camera } => {
+                Reply::of(roster.find(&camera).map_err(|error| refused(&error)).and_then(|camera| {
+                    let enrolled = self.with_password(camera)?;
+                    roster.republish();
+                    Ok(enrolled)
+                }))
+            }
+            roster::Command::Remove { camera } => Reply::of(
+                roster.find(&camera).and_then(|camera| roster.remove(camera.id)).map_err(|error| refused(&error)),
+            ),
+        }
+    }
+
+    /// A new password for a camera; only its hashes are kept.
+    fn with_password(&self, camera: roster::Camera) -> Result<Enrolled, Refusal> {
+        let password = roster::new_password();
+        let url = format!("rtsp://{}/{}", self.url_host, camera.path);
+        Ok(Enrolled { camera, url, password })
+    }
+
+    fn keyring(&self) -> MutexGuard<'_, Keyring> {
+        self.keyring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recipients(&self, command: recipients::Command) -> Reply {
+        let mut keyring = self.keyring();
+        match command {
+            recipients::Command::List => Reply::of(Ok(keyring.list())),
+            recipients::Command::Add { public, name } => {
+                Reply::of(keyring.add(&public, &name).map_err(|error| refused(&error)))
+            }
+            recipients::Command::Remove { key } => Reply::of(keyring.remove(key).map_err(|error| refused(&error))),
+        }
+    }
+}
+
+fn refused(error: &(impl Coded + std::error::Error)) -> Refusal {
+    Refusal::from_error(error)
+}
+
+/// Host and port in printed URLs.
+fn url_host(config: &Config) -> String {
+    match &config.public_host {
+        Some(host) => format!("{host}:{}", config.rtsp.port()),
+        None if config.rtsp.ip().is_unspecified() => format!("BOX-ADDRESS:{}", config.rtsp.port()),
+        None => config.rtsp.to_string(),
+    }
+}
