@@ -7,7 +7,7 @@
 use crate::base::fs;
 use crate::base::ids::{KeyId, OrganisationId};
 use crate::base::reason::Coded;
-use crate::seal::recipients::RecipientRole;
+use crate::seal::recipients::{MAX_RECIPIENTS, RecipientRole};
 use crate::seal::{RecipientKey, Recipients};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,6 @@ use tokio::sync::watch;
 const FILE: &str = "recipients.json";
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 * 1024;
-/// Most keys in a segment's header (docs/spec/sealed-segment.md, "Recipients").
-const MAX_KEYS: usize = 16;
 /// First word of a public key file.
 const PUBLIC_MARK: &str = "mvb-recipient-1";
 
@@ -71,7 +69,7 @@ pub enum RecipientsError {
     #[error("no added key {0}: keys of the pairing change with the pairing (`mvbctl recipients list`)")]
     Unknown(KeyId),
     /// Too many.
-    #[error("a segment is sealed to at most {MAX_KEYS} keys: remove one first")]
+    #[error("a segment is sealed to at most {MAX_RECIPIENTS} keys: remove one first")]
     Full,
     /// The file cannot be read or written.
     #[error("{}: the list of recipients cannot be {action}", path.display())]
@@ -105,17 +103,21 @@ impl Coded for RecipientsError {
     }
 }
 
-/// Keys as they are kept: hex.
+/// Added keys as they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
-    /// Set by the last pairing; outlives it.
-    organisation: Option<OrganisationId>,
-    /// Sealing key of that organisation.
-    sealing: Option<String>,
-    /// Recovery keys that came with the pairing.
-    recovery: Vec<String>,
-    /// Added by an administrator.
     added: Vec<Added>,
+}
+
+/// Keys that came with a pairing; `trust` keeps them, also after unpairing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    /// Owner of new footage.
+    pub organisation: OrganisationId,
+    /// X25519.
+    pub sealing: [u8; 32],
+    /// X25519, offline.
+    pub recovery: Vec<[u8; 32]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,16 +130,17 @@ struct Added {
 #[derive(Debug)]
 pub struct Keyring {
     path: PathBuf,
+    stated: Option<Stated>,
     kept: Kept,
     set: watch::Sender<Option<Recipients>>,
 }
 
 impl Keyring {
-    /// Reads the state folder's list.
+    /// Reads the state folder's list of added keys and joins it with those of the pairing.
     ///
     /// # Errors
     /// `Io`, `Damaged`: then nothing is recorded rather than something sealed to the wrong keys.
-    pub fn load(state: &Path) -> Result<Self, RecipientsError> {
+    pub fn load(state: &Path, stated: Option<Stated>) -> Result<Self, RecipientsError> {
         let path = state.join(FILE);
         let kept: Kept = match fs::read_if_exists(&path, MAX_FILE) {
             Ok(None) => Kept::default(),
@@ -146,8 +149,8 @@ impl Keyring {
             }
             Err(source) => return Err(RecipientsError::Io { path, action: "read", source }),
         };
-        let set = recipients(&kept).ok_or_else(|| RecipientsError::Damaged { path: path.clone() })?;
-        Ok(Self { path, kept, set: watch::Sender::new(set) })
+        let set = recipients(stated.as_ref(), &kept).ok_or_else(|| RecipientsError::Damaged { path: path.clone() })?;
+        Ok(Self { path, stated, kept, set: watch::Sender::new(set) })
     }
 
     /// The set, and every change of it; `None`: nothing may be recorded.
@@ -157,23 +160,11 @@ impl Keyring {
     }
 
     /// A pairing or a pinned session states the organisation's keys.
-    ///
-    /// # Errors
-    /// `Full`, `Io`: nothing has changed.
-    pub fn stated(
-        &mut self,
-        organisation: OrganisationId,
-        sealing: [u8; 32],
-        recovery: &[[u8; 32]],
-    ) -> Result<(), RecipientsError> {
-        let hex = |key: &[u8; 32]| data_encoding::HEXLOWER.encode(key);
-        let kept = Kept {
-            organisation: Some(organisation),
-            sealing: Some(hex(&sealing)),
-            recovery: recovery.iter().map(hex).collect(),
-            added: self.kept.added.clone(),
-        };
-        if kept == self.kept { Ok(()) } else { self.replace(kept) }
+    pub fn state(&mut self, stated: Stated) {
+        self.stated = Some(stated);
+        if let Some(set) = recipients(self.stated.as_ref(), &self.kept) {
+            self.set.send_if_modified(|present| std::mem::replace(present, set.clone()) != set);
+        }
     }
 
     /// Adds a recovery key from the text of its public key file.
@@ -183,6 +174,9 @@ impl Keyring {
     pub fn add(&mut self, public: &str, name: &str) -> Result<Listed, RecipientsError> {
         let public = parse_public(public).ok_or(RecipientsError::NoKey)?;
         let key = RecipientKey { role: RecipientRole::Recovery, public };
+        if !key.is_usable() {
+            return Err(RecipientsError::NoKey);
+        }
         if self.set.borrow().iter().flat_map(|set| &set.keys).any(|present| present.public == public) {
             return Err(RecipientsError::Present(key.id()));
         }
@@ -224,10 +218,11 @@ impl Keyring {
     }
 
     fn replace(&mut self, kept: Kept) -> Result<(), RecipientsError> {
-        let set = recipients(&kept).ok_or(RecipientsError::NoKey)?;
-        if set.as_ref().is_some_and(|set| set.keys.len() > MAX_KEYS) {
+        let stated = self.stated.as_ref().map_or(0, |stated| 1 + stated.recovery.len());
+        if stated + kept.added.len() > MAX_RECIPIENTS {
             return Err(RecipientsError::Full);
         }
+        let set = recipients(self.stated.as_ref(), &kept).ok_or(RecipientsError::NoKey)?;
         let written = |source| RecipientsError::Io { path: self.path.clone(), action: "written", source };
         let bytes = serde_json::to_vec_pretty(&kept).map_err(|error| written(error.into()))?;
         fs::replace(&self.path, &bytes, 0o600).map_err(written)?;
@@ -262,20 +257,22 @@ fn recovery_key(hex: &str) -> Option<RecipientKey> {
     parse_public(hex).map(|public| RecipientKey { role: RecipientRole::Recovery, public })
 }
 
-/// The set that is published, `Some(None)` if there is no key at all; `None` if a kept key is malformed.
+/// The set that is published, `Some(None)` if there is no key at all; `None` if a kept key is malformed. Keys of the
+/// pairing come first; what is too many for a header is cut from the end, so that they always stay.
 #[allow(clippy::option_option)]
-fn recipients(kept: &Kept) -> Option<Option<Recipients>> {
+fn recipients(stated: Option<&Stated>, kept: &Kept) -> Option<Option<Recipients>> {
     let mut keys = Vec::new();
-    if let Some(hex) = &kept.sealing {
-        keys.push(RecipientKey { role: RecipientRole::Organisation, public: parse_public(hex)? });
+    if let Some(stated) = stated {
+        keys.push(RecipientKey { role: RecipientRole::Organisation, public: stated.sealing });
+        keys.extend(stated.recovery.iter().map(|key| RecipientKey { role: RecipientRole::Recovery, public: *key }));
     }
-    for hex in kept.recovery.iter().chain(kept.added.iter().map(|added| &added.public)) {
-        let key = recovery_key(hex)?;
-        if !keys.iter().any(|present: &RecipientKey| present.public == key.public) {
-            keys.push(key);
-        }
+    for added in &kept.added {
+        keys.push(recovery_key(&added.public)?);
     }
-    let organisation = kept.organisation.unwrap_or(NO_ORGANISATION);
+    let mut seen = std::collections::HashSet::new();
+    keys.retain(|key| seen.insert(key.public));
+    let organisation = stated.map_or(NO_ORGANISATION, |stated| stated.organisation);
+    keys.truncate(MAX_RECIPIENTS);
     Some((!keys.is_empty()).then_some(Recipients { organisation, keys }))
 }
 
@@ -291,12 +288,12 @@ mod tests {
     #[test]
     fn without_a_key_there_is_no_set_and_an_added_key_makes_one() {
         let dir = tempfile::tempdir().expect("folder");
-        let mut keyring = Keyring::load(dir.path()).expect("empty");
+        let mut keyring = Keyring::load(dir.path(), None).expect("empty");
         assert_eq!(*keyring.watch().borrow(), None);
         let added = keyring.add(&public_text(&public()), "safe").expect("added");
         let set = keyring.watch().borrow().clone().expect("a set");
         assert_eq!((set.organisation, set.keys.len()), (NO_ORGANISATION, 1));
-        let mut again = Keyring::load(dir.path()).expect("reads");
+        let mut again = Keyring::load(dir.path(), None).expect("reads");
         assert_eq!(again.list(), std::slice::from_ref(&added));
         again.remove(added.key).expect("removed");
         assert_eq!(*again.watch().borrow(), None);
@@ -306,14 +303,16 @@ mod tests {
     #[test]
     fn a_new_pairing_replaces_the_organisations_keys_and_keeps_added_ones() {
         let dir = tempfile::tempdir().expect("folder");
-        let mut keyring = Keyring::load(dir.path()).expect("empty");
+        let mut keyring = Keyring::load(dir.path(), None).expect("empty");
         keyring.add(&public_text(&public()), "safe").expect("added");
         let (first, second) = (OrganisationId::random(), OrganisationId::random());
-        keyring.stated(first, public(), &[public(), public()]).expect("stated");
+        let stated = |organisation, recovery| Stated { organisation, sealing: public(), recovery };
+        keyring.state(stated(first, vec![public(), public()]));
         assert_eq!(keyring.list().len(), 4);
-        keyring.stated(second, public(), &[]).expect("stated");
-        let set = Keyring::load(dir.path()).expect("reads").watch().borrow().clone().expect("a set");
+        keyring.state(stated(second, Vec::new()));
+        let set = keyring.watch().borrow().clone().expect("a set");
         assert_eq!((set.organisation, set.keys.len()), (second, 2));
+        assert_eq!(Keyring::load(dir.path(), None).expect("reads").list().len(), 1);
     }
 
     #[test]

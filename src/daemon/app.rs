@@ -10,11 +10,11 @@ use crate::base::clock::Clock;
 use crate::base::reason::{Coded, Counters, chain};
 use crate::base::tasks::Tasks;
 use crate::base::units::{Run, WallTime};
+use crate::control::Status;
 use crate::control::config::Config;
-use crate::control::recipients::{Keyring, RecipientsError};
 use crate::control::roster::{Cameras, Roster, RosterError};
 use crate::control::socket::{Server, SocketError};
-use crate::control::{Status, status};
+use crate::daemon::agreement::{Agreement, AgreementError, View};
 use crate::daemon::supervisor::{self, Board};
 use crate::daemon::{gather, metrics, runs, services, systemd};
 use crate::seal::{SealedFrame, Tap};
@@ -58,9 +58,9 @@ pub enum AppError {
     /// Enrolled cameras.
     #[error(transparent)]
     Roster(#[from] RosterError),
-    /// Recipient keys.
+    /// Secrets, pairing, recipient keys.
     #[error(transparent)]
-    Recipients(#[from] RecipientsError),
+    Agreement(#[from] AgreementError),
     /// The card's folder cannot be used.
     #[error("storage.path {}: cannot be used; check that the card is mounted and that mvbd may write it", path.display())]
     Card {
@@ -94,7 +94,7 @@ impl Coded for AppError {
             Self::AlreadyRunning(_) => "already-running",
             Self::Runs(error) => error.code(),
             Self::Roster(error) => error.code(),
-            Self::Recipients(error) => error.code(),
+            Self::Agreement(error) => error.code(),
             Self::Card { .. } => "card-unusable",
             Self::Store(error) => error.code(),
             Self::Socket(error) => error.code(),
@@ -125,21 +125,22 @@ impl App {
     ///
     /// # Errors
     /// The first part that cannot be used.
-    pub async fn load(config: Config, state: &Path, signer: Arc<dyn Signer>) -> Result<Self, AppError> {
+    pub async fn load(config: Config, state: &Path) -> Result<Self, AppError> {
         let (tasks, board, counters) = (Tasks::default(), Board::default(), Counters::default());
         let began = Instant::now();
         let lock = lock(state)?;
         let clock = Clock::system(floor());
         let run = Run { boot: clock.boot(), start: runs::next(state)? };
+        let agreement = Arc::new(Agreement::open(state)?);
+        let signer = agreement.evidence();
         let box_id = signer.public_key().box_id();
         tracing::info!(%box_id, start = run.start, version = env!("CARGO_PKG_VERSION"), "box");
 
-        let keyring = Keyring::load(state)?;
         let roster = Arc::new(Roster::load(state)?);
 
         let store = open_store(&config, state, run, clock.clone(), signer)?;
-        let recipients = keyring.watch();
-        let settings = follow_settings(&tasks, &config, roster.watch());
+        let recipients = agreement.recipients();
+        let settings = follow_settings(&tasks, &config, roster.watch(), &agreement);
         let (recorder, handle) =
             Recorder::new(store.clone(), settings, recipients.clone(), Arc::new(NoLive), None, counters.clone());
 
@@ -150,11 +151,12 @@ impl App {
             box_id,
             began,
             roster: roster.clone(),
+            agreement: agreement.view(),
             recorder: handle.status(),
             board: board.clone(),
             counters: [counters.clone(), store.counters()],
         });
-        let services = Arc::new(services::Services::new(&config, roster, keyring, store, snapshot.clone()));
+        let services = Arc::new(services::Services::new(&config, roster, agreement, store, snapshot.clone()));
         let socket = Server::bind(&state.join(&config.socket)).await?;
         Ok(Self { tasks, board, counters, config, recorder, handle, services, socket, snapshot, _lock: lock })
     }
@@ -292,24 +294,27 @@ fn follow_settings(
     tasks: &Tasks,
     config: &Config,
     mut roster: watch::Receiver<Cameras>,
+    agreement: &Agreement,
 ) -> watch::Receiver<Arc<Settings>> {
     let config = config.clone();
-    let made = move |cameras: &Cameras| Arc::new(settings(&config, cameras));
-    let (sender, receiver) = watch::channel(made(&roster.borrow_and_update()));
+    let mut view = agreement.view();
+    let made = move |cameras: &Cameras, view: &View| Arc::new(settings(&config, cameras, view.owner.clone()));
+    let (sender, receiver) = watch::channel(made(&roster.borrow_and_update(), &view.borrow_and_update()));
     let stop = tasks.stopping();
     tasks.spawn("settings", async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = roster.changed() => if changed.is_err() { return },
+                changed = view.changed() => if changed.is_err() { return },
             }
-            sender.send_replace(made(&roster.borrow_and_update()));
+            sender.send_replace(made(&roster.borrow_and_update(), &view.borrow_and_update()));
         }
     });
     receiver
 }
 
-fn settings(config: &Config, cameras: &Cameras) -> Settings {
+fn settings(config: &Config, cameras: &Cameras, organisation: String) -> Settings {
     let camera = |camera: &crate::control::roster::Camera| CameraSettings {
         name: camera.name.clone(),
         officer: camera.officer.clone(),
@@ -326,7 +331,7 @@ fn settings(config: &Config, cameras: &Cameras) -> Settings {
         },
     };
     Settings {
-        organisation: String::new(),
+        organisation,
         box_name: config.box_name.clone(),
         firmware: env!("CARGO_PKG_VERSION").to_owned(),
         cameras: cameras.iter().map(|enrolled| (enrolled.id, camera(enrolled))).collect(),
@@ -348,6 +353,7 @@ struct Sources {
     box_id: crate::base::ids::BoxId,
     began: Instant,
     roster: Arc<Roster>,
+    agreement: watch::Receiver<View>,
     recorder: watch::Receiver<store::Status>,
     board: Board,
     counters: [Counters; 2],
@@ -355,7 +361,7 @@ struct Sources {
 
 fn snapshot(sources: Sources) -> metrics::Snapshot {
     Arc::new(move || {
-        let recorder = sources.recorder.borrow().clone();
+        let (recorder, view) = (sources.recorder.borrow().clone(), sources.agreement.borrow().clone());
         let sessions = std::collections::HashMap::new();
         let cameras = gather::cameras(&sources.roster.cameras(), &sessions, &recorder);
         let alarms = gather::alarms(recorder.alarms.iter().copied());
@@ -371,14 +377,8 @@ fn snapshot(sources: Sources) -> metrics::Snapshot {
             cameras,
             card: gather::card(&sources.config.storage, &recorder),
             uplink: gather::uplink(gather::Link::default(), &recorder),
-            pairing: status::Pairing {
-                state: "unpaired".into(),
-                organisation: None,
-                organisation_name: None,
-                host: None,
-                pairing: None,
-            },
-            recipients: Vec::new(),
+            pairing: view.pairing,
+            recipients: view.recipients,
             alarms,
             services: sources.board.services(),
             reasons: sources
@@ -401,7 +401,6 @@ fn floor() -> WallTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::chain::SoftwareSigner;
     use crate::control::command::{Command, Reply};
     use crate::control::socket;
     use crate::control::status::Verdict;
@@ -428,10 +427,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn it_boots_answers_and_stops_and_counts_its_starts() {
         let dir = tempfile::tempdir().expect("folder");
-        let signer: Arc<dyn Signer> = Arc::new(SoftwareSigner::generate());
         for start in 1..=2 {
-            let app = App::load(config(dir.path()), dir.path(), signer.clone()).await.expect("opens");
-            let again = App::load(config(dir.path()), dir.path(), signer.clone()).await;
+            let app = App::load(config(dir.path()), dir.path()).await.expect("opens");
+            let again = App::load(config(dir.path()), dir.path()).await;
             assert_eq!(again.err().map(|error| error.code()), Some("already-running"));
             let (stop, stopped) = mpsc::channel(1);
             let running = tokio::spawn(app.run(stopped));

@@ -3,6 +3,7 @@
 //! Belongs here: which service gets which handle, supervision, shutdown, systemd, metrics. Does not belong here: what
 //! any service does.
 
+pub mod agreement;
 pub mod app;
 pub mod cli;
 pub mod gather;

@@ -6,17 +6,21 @@
 use crate::base::reason::Coded;
 use crate::control::command::{Command, Refusal, Reply};
 use crate::control::config::Config;
-use crate::control::recipients::{self, Keyring};
+use crate::control::pairing;
+use crate::control::recipients;
 use crate::control::roster::{self, Enrolled, Roster};
+use crate::daemon::agreement::Agreement;
 use crate::daemon::metrics::Snapshot;
+use crate::seal::SegmentSource;
 use crate::store::Store;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Handles to all owners.
 pub struct Services {
     url_host: String,
     roster: Arc<Roster>,
-    keyring: Mutex<Keyring>,
+    serial: String,
+    agreement: Arc<Agreement>,
     store: Store,
     snapshot: Snapshot,
 }
@@ -24,14 +28,23 @@ pub struct Services {
 impl Services {
     /// Joins the owners.
     #[must_use]
-    pub fn new(config: &Config, roster: Arc<Roster>, keyring: Keyring, store: Store, snapshot: Snapshot) -> Self {
-        Self { url_host: url_host(config), roster, keyring: Mutex::new(keyring), store, snapshot }
+    pub fn new(
+        config: &Config,
+        roster: Arc<Roster>,
+        agreement: Arc<Agreement>,
+        store: Store,
+        snapshot: Snapshot,
+    ) -> Self {
+        let (url_host, serial) = (url_host(config), config.serial.clone());
+        Self { url_host, serial, roster, agreement, store, snapshot }
     }
 
     /// Carries out one command. Files are written off the runtime.
     pub async fn apply(self: Arc<Self>, command: Command) -> Reply {
-        if let Command::Status = command {
-            return Reply::of(Ok((self.snapshot)()));
+        match command {
+            Command::Status => return Reply::of(Ok((self.snapshot)())),
+            Command::Pairing(pairing::Command::Pair { code }) => return Reply::of(self.pair(&code).await),
+            _ => {}
         }
         let blocking = tokio::task::spawn_blocking(move || self.blocking(command));
         blocking
@@ -39,14 +52,22 @@ impl Services {
             .unwrap_or_else(|_| Reply::Refused(Refusal::new("control-panicked", "the command failed; see the log")))
     }
 
+    async fn pair(&self, code: &str) -> Result<crate::control::status::Pairing, Refusal> {
+        let head = self.store.journal_head();
+        self.agreement.clone().pair(code, self.serial.clone(), head).await
+    }
+
     fn blocking(&self, command: Command) -> Reply {
         match command {
             Command::Status => Reply::of(Ok((self.snapshot)())),
             Command::Camera(command) => self.camera(command),
             Command::Recipients(command) => self.recipients(command),
-            Command::Pairing(_) => Reply::Refused(Refusal::new("todo", "todo")),
+            Command::Pairing(pairing::Command::Unpair) => {
+                Reply::of(self.agreement.unpair().map_err(|error| refused(&error)))
+            }
+            Command::Pairing(_) => Reply::of(Ok(self.agreement.view().borrow().pairing.clone())),
             Command::Recordings { camera } => {
-                let paired = self.keyring().watch().borrow().as_ref().map(|set| set.organisation);
+                let paired = self.agreement.view().borrow().paired;
                 Reply::of(self.store.recordings(paired).map_err(|error| refused(&error)).map(|mut recordings| {
                     recordings.retain(|recording| camera.is_none_or(|camera| recording.camera == camera));
                     recordings
@@ -87,18 +108,15 @@ impl Services {
         Ok(Enrolled { camera, url, password })
     }
 
-    fn keyring(&self) -> MutexGuard<'_, Keyring> {
-        self.keyring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn recipients(&self, command: recipients::Command) -> Reply {
-        let mut keyring = self.keyring();
         match command {
-            recipients::Command::List => Reply::of(Ok(keyring.list())),
+            recipients::Command::List => Reply::of(Ok(self.agreement.view().borrow().recipients.clone())),
             recipients::Command::Add { public, name } => {
-                Reply::of(keyring.add(&public, &name).map_err(|error| refused(&error)))
+                Reply::of(self.agreement.add_recipient(&public, &name).map_err(|error| refused(&error)))
             }
-            recipients::Command::Remove { key } => Reply::of(keyring.remove(key).map_err(|error| refused(&error))),
+            recipients::Command::Remove { key } => {
+                Reply::of(self.agreement.remove_recipient(key).map_err(|error| refused(&error)))
+            }
         }
     }
 }
