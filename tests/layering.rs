@@ -78,6 +78,11 @@ fn what_is_allowed_does_not_fire() {
         ("src/relay/quic.rs", "//! x\nuse quinn::crypto::rustls::QuicServerConfig;\nuse crate::trust::tls;\n"),
         ("src/cloud/page.rs", "//! x\nuse axum::Router;\nuse crate::web::kit::login;\n"),
         ("src/seal/open.rs", "//! A reader: see [`crate::store`].\nconst HELP: &str = \"crate::cloud\";\n"),
+        ("src/trust/pairing/tests.rs", "//! x\nuse crate::sim::frames;\nfn f() { tokio::spawn(async {}); }\n"),
+        (
+            "src/play/mp4.rs",
+            "//! x\n#[cfg(all(test, feature = \"sim\"))]\nmod tests {\n    use crate::sim::frames;\n}\n",
+        ),
         ("src/play/mod.rs", "//! x\n#[cfg(test)]\nmod tests {\n    use crate::sim::frames;\n}\n"),
     ] {
         let found = check(path, text);

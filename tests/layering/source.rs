@@ -97,13 +97,14 @@ fn character(rest: &[u8]) -> usize {
 /// What is built without `cfg(test)`: everything before the test module, which stands last in a file.
 pub fn without_tests(text: &str) -> &str {
     let mut at = 0;
-    while let Some(found) = text[at..].find("#[cfg(test)]") {
+    while let Some(found) = text[at..].find("#[cfg(") {
         let here = at + found;
-        let mut after = text[here + "#[cfg(test)]".len()..].trim_start();
+        let mut after = &text[here..];
+        let only_tests = ["#[cfg(test)]", "#[cfg(all(test,"].iter().any(|start| after.starts_with(start));
         while let Some(attribute) = after.strip_prefix("#[") {
             after = attribute.split_once(']').map_or("", |(_, rest)| rest).trim_start();
         }
-        if after.starts_with("mod ") || after.starts_with("pub mod ") || after.starts_with("pub(crate) mod ") {
+        if only_tests && ["mod ", "pub mod ", "pub(crate) mod "].iter().any(|start| after.starts_with(start)) {
             return &text[..here];
         }
         at = here + 1;
