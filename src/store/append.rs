@@ -106,7 +106,8 @@ impl Appender {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(feature = "sim")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::sim::volume::{FaultVolume, Loss, OpKind};

@@ -325,7 +325,8 @@ impl From<chain::Error> for crate::store::Error {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(feature = "sim")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::chain::SoftwareSigner;
