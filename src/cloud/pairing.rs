@@ -217,3 +217,74 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::chain::SoftwareSigner;
+    use crate::base::units::WallTime;
+    use crate::cloud::command::Secret;
+    use crate::cloud::config::Overrides;
+    use crate::cloud::sessions::Sessions;
+    use crate::trust::identity::TlsKey;
+    use crate::trust::pairing::box_side::{self, Facts};
+    use crate::trust::tls::{KnownBoxes, Standing};
+
+    #[tokio::test]
+    async fn a_box_that_pairs_is_pending_then_active_and_a_revoked_one_is_told() {
+        let dir = tempfile::tempdir().expect("folder");
+        let clock = Clock::system(WallTime(0));
+        let now = WallTime(5);
+        Keys::create(dir.path(), Some("Town"), Some(&Secret::new("korenblauw huis".into())), now).expect("creates");
+        let keys = Keys::load(dir.path()).expect("reads");
+        let audit = Audit::open(&dir.path().join("audit.log"), keys.audit.clone(), clock.clone()).expect("opens");
+        let vault = crate::cloud::vault::empty(dir.path());
+        let (organisation, sealing) = (keys.id(), keys.sealing());
+        let keys = Arc::new(Mutex::new(keys));
+        let over = Overrides { relay_address: Some("relay.example.nl:443".into()), ..Overrides::default() };
+        let config = Config::load(None, over).expect("valid");
+        let pairing = Pairing::new(&config, keys.clone(), vault.clone(), audit.clone(), clock, Counters::default());
+        assert_eq!(pairing.create(None, None).expect_err("no host").code(), "pairing-no-host");
+        let tasks = Tasks::default();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), &pairing, &keys, tasks.part()).await.expect("binds");
+        let (code, valid) = pairing.create(None, Some(listener.address().to_string())).expect("a code");
+        tasks.spawn("pairing", listener.run());
+        assert_eq!((pairing.open_codes(), valid), (1, Duration::from_secs(900)));
+
+        let (identity, evidence) = (TlsKey::generate().expect("a key"), SoftwareSigner::generate());
+        let facts = Facts {
+            identity: &identity,
+            evidence: &evidence,
+            serial: "S1".into(),
+            journal: None,
+            firmware: "test".into(),
+        };
+        let code: Code = code.parse().expect("a code");
+        let answer = box_side::pair(&code, &facts).await.expect("pairs");
+        assert_eq!((answer.organisation, answer.sealing_key), (organisation, sealing.public));
+        assert_eq!((answer.relay.as_deref(), answer.issuers.len()), (Some("relay.example.nl:443"), 2));
+        assert_eq!(pairing.open_codes(), 0);
+        // A lost reply: the same box asks again and gets the same answer.
+        assert_eq!(box_side::pair(&code, &facts).await.expect("again").pairing, answer.pairing);
+
+        let sessions = Sessions::new(vault.clone());
+        let row = sessions.pairing_of(&identity.spki()).expect("stored");
+        assert_eq!((row.state, row.pairing), (PairingState::Pending, answer.pairing));
+        assert_eq!(sessions.standing(&identity.spki()), Standing::Known);
+        assert_eq!(sessions.standing(&TlsKey::generate().expect("a key").spki()), Standing::Unknown);
+        sessions.activate(&row, now).expect("activates");
+        assert_eq!(sessions.pairing_of(&identity.spki()).expect("stored").state, PairingState::Active);
+        let revoke = |state| vault.with_db(|db| db.set_pairing_state(row.pairing, state, now)).expect("stores");
+        revoke(PairingState::Revoking);
+        assert_eq!(sessions.standing(&identity.spki()), Standing::Revoked);
+        revoke(PairingState::Revoked);
+        assert_eq!(sessions.standing(&identity.spki()), Standing::Unknown);
+
+        // Another box with the used code is refused and alarmed.
+        let other = TlsKey::generate().expect("a key");
+        let facts = Facts { identity: &other, ..facts };
+        assert!(box_side::pair(&code, &facts).await.is_err());
+        assert_eq!(vault.with_db(Database::alarms).expect("reads").len(), 1);
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+}

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 /// What records lead to.
 #[derive(Debug)]
+#[allow(dead_code)] // two of them come with `play`'s fragmenter
 pub enum Muxed {
     /// No track of the camera can be played in a browser.
     Unplayable,

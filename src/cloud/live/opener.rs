@@ -119,3 +119,62 @@ impl Opener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::vault::tests::World;
+    use crate::seal::frame::{FRAME_HEAD, FrameHead};
+
+    /// A segment's bytes as the relay would bring them: 300 bytes at a time.
+    fn fragments(segment: SegmentId, bytes: &[u8]) -> Vec<Fragment> {
+        let (_, mut end) = Header::decode(bytes).expect("a header");
+        let (mut at, mut list) = (0, Vec::new());
+        while at < bytes.len() {
+            for (n, piece) in bytes[at..end].chunks(300).enumerate() {
+                list.push(Fragment {
+                    segment,
+                    frame: at as u64,
+                    frame_len: u32::try_from(end - at).expect("small"),
+                    offset: u32::try_from(n * 300).expect("small"),
+                    bytes: Bytes::copy_from_slice(piece),
+                });
+            }
+            at = end;
+            let Some(head) = bytes.get(at..at + FRAME_HEAD).and_then(FrameHead::parse) else { break };
+            end = at + usize::try_from(head.frame_len()).expect("small");
+        }
+        list
+    }
+
+    #[tokio::test]
+    async fn sealed_fragments_are_opened_with_the_organisations_key_and_only_with_it() {
+        let world = World::new();
+        let id = SegmentId([7; 16]);
+        let mut list = fragments(id, &world.sealed(id, 8, 1, None));
+        // Disorder within a frame must not matter.
+        list.reverse();
+        let feed = |keys: &Keyring, skip: usize| {
+            let (mut opener, counters, now) = (Opener::default(), Counters::default(), Instant::now());
+            let mut packets = Vec::new();
+            for (_, fragment) in list.iter().enumerate().filter(|(n, _)| *n != skip) {
+                packets.extend(opener.fragment(fragment, keys, &counters, now));
+            }
+            packets.extend(opener.poll(keys, &counters, now + super::super::assemble::HOLD));
+            (packets, counters, opener)
+        };
+        let (packets, counters, opener) = feed(&world.unlocked(), usize::MAX);
+        assert!(matches!(packets.as_slice(), [Packet::Name(name)] if name == "c"), "{packets:?}");
+        assert!(counters.snapshot().is_empty(), "{counters:?}");
+        assert_eq!(opener.assembler.dropped(), 0);
+        let (packets, _, _) = feed(&world.ours(), usize::MAX);
+        assert!(matches!(packets.as_slice(), [Packet::State("cloud-locked")]), "{packets:?}");
+        let (packets, counters, _) = feed(&World::new().unlocked(), usize::MAX);
+        assert!(matches!(packets.as_slice(), [Packet::State("not-for-us")]), "{packets:?}");
+        assert_eq!(counters.total("open-no-stanza"), 1);
+        // A lost fragment costs its frame, not the rest.
+        let (packets, counters, opener) = feed(&world.unlocked(), 3);
+        assert!(matches!(packets.as_slice(), [Packet::Name(_)]), "{packets:?}");
+        assert!(counters.snapshot().is_empty() && opener.assembler.dropped() == 1, "{counters:?}");
+    }
+}

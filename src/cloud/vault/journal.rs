@@ -126,10 +126,9 @@ impl Vault {
                 db.announce_closed(peer.box_id, segment, size, sha256)?;
             }
             JournalEntry::Destroyed { segment, .. } => {
-                if db.announce_destroyed(peer.box_id, segment)? {
-                    let text = "the box erased a segment that was never committed here (journaled by the box)";
-                    findings.alarms.push((DESTROYED_UNCOMMITTED, Some(segment), text.into()));
-                }
+                let lost = db.announce_destroyed(peer.box_id, segment)?;
+                let text = "the box erased a segment that was never committed here (journaled by the box)";
+                findings.alarms.extend(lost.then(|| (DESTROYED_UNCOMMITTED, Some(segment), text.to_owned())));
             }
             JournalEntry::Recipients { organisation, keys } if organisation == ours => {
                 let keyring = self.keyring();

@@ -36,7 +36,7 @@ mod ranges;
 pub mod read;
 mod receipt;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use db::Db as Database;
 pub use db::{Alarm, DbError, FileState, Origin, PairingRow, PairingState, SegmentRow, Tail, Totals};

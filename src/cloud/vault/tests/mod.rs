@@ -15,7 +15,7 @@ use crate::seal::{
 use sha2::{Digest as _, Sha256};
 
 /// A box, an organisation and a data folder.
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     evidence: Arc<SoftwareSigner>,
     receipt: Arc<SoftwareSigner>,
@@ -25,7 +25,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self {
             dir: tempfile::tempdir().expect("folder"),
             evidence: Arc::new(SoftwareSigner::generate()),
@@ -42,11 +42,11 @@ impl World {
         Peer { box_id: self.evidence.public_key().box_id(), pairing: PairingId([9; 16]) }
     }
 
-    fn ours(&self) -> Keyring {
+    pub(crate) fn ours(&self) -> Keyring {
         Keyring::locked([self.secret.public(RecipientRole::Organisation).id()])
     }
 
-    fn unlocked(&self) -> Keyring {
+    pub(crate) fn unlocked(&self) -> Keyring {
         self.ours().unlocked(vec![self.secret.clone()])
     }
 
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// A segment of some checkpoints; ended by `end`, or cut off after the last checkpoint and a record.
-    fn sealed(&self, id: SegmentId, units: u32, fill: u8, end: Option<EndReason>) -> Vec<u8> {
+    pub(crate) fn sealed(&self, id: SegmentId, units: u32, fill: u8, end: Option<EndReason>) -> Vec<u8> {
         let secret = self.secret.public(RecipientRole::Organisation);
         let recipients = Recipients::new(self.organisation, vec![secret]).expect("one key");
         let start = SegmentStart {
