@@ -26,7 +26,7 @@ pub struct Session {
 }
 
 /// The link to the cloud as the relay sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// `off`, `connecting`, `connected` …
     pub state: String,
@@ -36,6 +36,12 @@ pub struct Link {
     pub host: Option<String>,
     /// Live subscriptions of the cloud.
     pub subscriptions: u64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { state: "off".to_owned(), reason: None, host: None, subscriptions: 0 }
+    }
 }
 
 /// One line per enrolled camera, in order of enrolment.

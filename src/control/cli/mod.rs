@@ -191,6 +191,10 @@ enum Command {
 /// Runs `mvbctl` to its end.
 #[must_use]
 pub fn main() -> ExitCode {
+    // `mvbctl status | head -1` ends quietly, as other tools do.
+    // SAFETY: the default action is no handler of ours, and no thread runs yet.
+    let _ =
+        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
     let Cli { context, command } = Cli::parse();
     let result = match command {
         Command::Status(args) => status::run(&args, &context),

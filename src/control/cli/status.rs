@@ -55,7 +55,8 @@ fn write(out: &mut String, status: &Status, reasons: bool) -> std::fmt::Result {
         Verdict::Ready => writeln!(out, "READY; no camera streams")?,
         Verdict::NotRecording { reason } => writeln!(out, "NOT RECORDING: {} [{reason}]", words(reason))?,
     }
-    for alarm in &status.alarms {
+    let said = |code: &str| matches!(&status.verdict, Verdict::NotRecording { reason } if reason == code);
+    for alarm in status.alarms.iter().filter(|code| !said(code)) {
         writeln!(out, "ALARM: {} [{alarm}]", words(alarm))?;
     }
     writeln!(out)?;
