@@ -1,5 +1,10 @@
 //! Format vectors: what every implementation must accept, refuse and name.
 
+#[path = "vectors/fuzz.rs"]
+mod fuzz;
+#[path = "vectors/lone.rs"]
+mod lone;
+
 #[path = "vectors/tamper.rs"]
 mod tamper;
 #[path = "vectors/world.rs"]

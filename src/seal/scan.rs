@@ -61,6 +61,8 @@ pub struct Fault {
     pub proven: bool,
     /// Signed frames from the first that failed on. Unsynced bytes of a power cut hold three at most.
     pub signed: u32,
+    /// An END is among them.
+    pub ended: bool,
 }
 
 /// What a walk found.
@@ -198,7 +200,7 @@ impl Scanner {
                     self.state = State::Passing { head, left };
                     if left == 0 {
                         self.print_done(head.kind, head.frame_len());
-                        self.to_head();
+                        self.next_head();
                     }
                 }
                 _ => {
@@ -279,6 +281,11 @@ impl Scanner {
             State::Head => self.piece.first().copied(),
             State::Over | State::Lost => None,
         };
+        if matches!(self.state, State::Lost) {
+            // The last bytes may hold a frame that is shorter than what the search waits for.
+            self.beyond.resize(self.beyond.len() + MAX_REPAIR, 0);
+            self.look_beyond();
+        }
         let structured = !matches!(self.state, State::Lost);
         let rest = std::mem::take(&mut self.piece);
         self.feed(&rest);
@@ -327,7 +334,7 @@ impl Scanner {
         }
     }
 
-    fn to_head(&mut self) {
+    fn next_head(&mut self) {
         if !matches!(self.state, State::Lost) {
             self.state = State::Head;
             self.want = FRAME_HEAD;
@@ -379,7 +386,7 @@ impl Scanner {
         match Header::decode(&self.header_bytes) {
             Ok((header, _)) if header.box_id == self.key.box_id() => {
                 self.header = Some(header);
-                self.to_head();
+                self.next_head();
             }
             Ok((header, _)) => {
                 self.header = Some(header);
@@ -412,7 +419,7 @@ impl Scanner {
         self.state = State::Passing { head, left: u64::from(head.length) };
         if head.length == 0 {
             self.print_done(head.kind, FRAME_HEAD as u64);
-            self.to_head();
+            self.next_head();
         }
     }
 
@@ -448,7 +455,7 @@ impl Scanner {
         self.feed(frame);
         self.print(frame.get(FRAME_HEAD..).unwrap_or_default());
         self.print_done(head.kind, head.frame_len());
-        self.to_head();
+        self.next_head();
         if head.class() == FrameClass::End {
             self.ends(&before, start, frame);
         } else {
@@ -548,6 +555,23 @@ impl Scanner {
             self.diagnosis = Some(diagnosis);
         }
         self.feed(bytes);
+        if matches!(self.state, State::Lost) {
+            self.beyond.extend_from_slice(bytes);
+            self.look_beyond();
+        }
+    }
+
+    /// Looks for signed frames after the structure was lost: torn bytes hold few of them, altered files many.
+    fn look_beyond(&mut self) {
+        let Some(run) = self.header.as_ref().map(|header| header.run) else { return };
+        let mut at = 0;
+        while let Some(rest) = self.beyond.get(at..).filter(|rest| rest.len() >= MAX_REPAIR) {
+            if let Some(end) = signed_by(rest, run) {
+                self.fault(Clue::Later { end }, false);
+            }
+            at += 1;
+        }
+        self.beyond.drain(..at);
     }
 
     fn verifies(&self, kind: FrameKind, before: &Sha256, frame: &[u8]) -> bool {
@@ -575,4 +599,15 @@ impl Scanner {
             repaired
         })
     }
+}
+
+/// Whether the bytes begin with a CKPT (false) or END (true) that names the run; nothing is proven by it.
+fn signed_by(bytes: &[u8], run: Run) -> Option<bool> {
+    let head =
+        FrameHead::parse(bytes).filter(|head| matches!(head.class(), FrameClass::Checkpoint | FrameClass::End))?;
+    let body = bytes.get(FRAME_HEAD..usize::try_from(head.frame_len()).ok()?)?;
+    if head.class() == FrameClass::End {
+        return signed::parse::<EndBody>(body).map(|_| true);
+    }
+    signed::parse::<CkptBody>(body).filter(|(ckpt, _)| (ckpt.run, ckpt.number) == (run, head.number)).map(|_| false)
 }

@@ -27,6 +27,8 @@ pub(super) enum Clue {
         repaired: bool,
         stanzas: Option<&'static str>,
     },
+    /// After the structure was lost: a frame that was signed once.
+    Later { end: bool },
     /// An END that does not hold: (records, checkpoints) as it says and as counted.
     End { said: Option<(u32, u32)>, counted: (u32, u32), adjacent: bool, repaired: bool },
 }
@@ -52,6 +54,7 @@ pub(super) struct Diagnosis {
     missing_came: bool,
     pending: Option<Pending>,
     signed: u32,
+    ended: bool,
 }
 
 impl Diagnosis {
@@ -66,6 +69,7 @@ impl Diagnosis {
             missing_came: false,
             pending: None,
             signed: 0,
+            ended: false,
         }
     }
 
@@ -77,7 +81,8 @@ impl Diagnosis {
     /// Takes in what was seen; `size` = first byte after it.
     pub(super) fn add(&mut self, clue: Clue, proven: bool, size: u64) {
         self.proven |= proven;
-        if matches!(clue, Clue::Ckpt { .. } | Clue::End { .. }) {
+        self.ended |= matches!(clue, Clue::End { .. } | Clue::Later { end: true });
+        if matches!(clue, Clue::Ckpt { .. } | Clue::End { .. } | Clue::Later { .. }) {
             self.signed += 1;
             self.until.get_or_insert(size);
         }
@@ -92,6 +97,7 @@ impl Diagnosis {
         self.code = match clue {
             Clue::Code(code) | Clue::Lost(code) if self.is_fresh() => Some(code),
             Clue::Code(_) | Clue::Lost(_) => None,
+            Clue::Later { .. } => None,
             Clue::Record { number, expected } => self.record(number, expected),
             Clue::Ckpt { .. } if !self.window.is_empty() => None,
             Clue::Ckpt { number, records, expected, counted, adjacent, repaired, stanzas } => match self.pending {
@@ -133,8 +139,9 @@ impl Diagnosis {
     }
 
     pub(super) fn finish(self, size: u64) -> Fault {
-        let code = self.code.unwrap_or_else(|| self.from_window());
-        Fault { at: self.at, until: self.until.unwrap_or(size), code, proven: self.proven, signed: self.signed }
+        let code = self.code.unwrap_or_else(|| self.by_window());
+        let Self { signed, ended, .. } = self;
+        Fault { at: self.at, until: self.until.unwrap_or(size), code, proven: self.proven, signed, ended }
     }
 
     fn is_fresh(&self) -> bool {
@@ -171,7 +178,7 @@ impl Diagnosis {
         (next == number.saturating_add(1)).then_some(if *count_differs { "record-dropped" } else { "ckpt-dropped" })
     }
 
-    fn from_window(&self) -> &'static str {
+    fn by_window(&self) -> &'static str {
         let Some(&first) = self.window.first() else {
             return match self.pending {
                 Some(Pending::Early { replaced: true, .. }) => "ckpt-replayed",

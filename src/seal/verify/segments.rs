@@ -338,7 +338,8 @@ pub(super) fn lone(name: &str, file: &Seen, report: &mut Report) {
     if !file.known_box {
         judge.find("segment-foreign", name, shown, scan);
     } else if let Some(fault) = scan.fault {
-        if fault.proven || fault.code.starts_with("header-") {
+        let tearable = ["record-flipped", "record-dropped", "ckpt-flipped", "ckpt-dropped"].contains(&fault.code);
+        if !tearable || fault.ended || fault.signed > TORN_SIGNED {
             judge.find(fault.code, name, shown, scan);
         } else {
             judge.note("segment-torn", name, shown, scan);
