@@ -5,6 +5,8 @@ mod fuzz;
 #[path = "vectors/lone.rs"]
 mod lone;
 
+#[path = "vectors/manifest.rs"]
+mod manifest;
 #[path = "vectors/tamper.rs"]
 mod tamper;
 #[path = "vectors/world.rs"]

@@ -8,7 +8,7 @@ use mvb::base::units::{BootTime, Run};
 use mvb::seal::frame::next_frame;
 use mvb::seal::header::Header;
 use mvb::seal::verify::{self, Report};
-use mvb::seal::{EndReason, FrameKind, OpenError, Prev, Reader, Record, Sealer, SegmentKey};
+use mvb::seal::{EndReason, OpenError, Prev, Reader, Record, Sealer, SegmentKey};
 use sha2::Digest as _;
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
     case("type_unknown_signed", signed, &["unknown-type"], &[], "open-malformed");
     let reserved = resign(&changed(&|parts| parts[6][1] |= 0x80), signer.as_ref());
     case("reserved_flag_set_signed", reserved, &["record-flipped"], &[], "open-malformed");
-    case("ckpt_between_parts_signed", ckpt_between_parts(&signer), &["record-flipped"], &[], "ok");
+    case("ckpt_between_parts_signed", ckpt_between_parts(&parts, signer.as_ref()), &["record-flipped"], &[], "open-bad-record");
     let (start_of, records) = (parts[..parts.len() - 1].concat(), 14);
     let mut late = start_of.clone();
     push_signed(&mut late, signer.as_ref(), 65, 0, id(1), &end(1, records, 4, RUN2));
@@ -152,21 +152,16 @@ fn in_parts(signer: &Arc<dyn Signer>) -> Vec<u8> {
     file(&frames)
 }
 
-fn ckpt_between_parts(signer: &Arc<dyn Signer>) -> Vec<u8> {
-    let bytes = in_parts(signer);
-    let (_, len) = Header::decode(&bytes).expect("a header");
-    let mut out = bytes[..len].to_vec();
-    let mut rest = &bytes[len..];
-    while let Some((head, frame)) = next_frame(rest).expect("frames") {
-        rest = &rest[frame.len()..];
-        if head.kind < 64 || head.number == 0 && head.kind == 64 {
-            out.extend(frame);
-        }
-        if head.kind == FrameKind::Unit as u8 && head.is_first() {
-            push_signed(&mut out, signer.as_ref(), 64, 1, id(7), &ckpt(1, 4, RUN1));
-        }
-    }
-    push_signed(&mut out, signer.as_ref(), 65, 0, id(7), &end(2, 5, 2, RUN1));
+fn ckpt_between_parts(parts: &[Vec<u8>], signer: &dyn Signer) -> Vec<u8> {
+    let mut out = parts[..6].concat();
+    // The first unit becomes the first part of one, and the next its last.
+    let flags = out.len() - parts[5].len() + 1;
+    out[flags] = 1;
+    push_signed(&mut out, signer, 64, 1, id(1), &ckpt(1, 4, RUN1));
+    let flags = out.len() + 1;
+    out.extend(&parts[6]);
+    out[flags] = 2;
+    push_signed(&mut out, signer, 65, 0, id(1), &end(2, 5, 2, RUN1));
     out
 }
 
