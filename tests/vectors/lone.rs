@@ -92,7 +92,13 @@ pub fn cases() -> Vec<Case> {
     case("type_unknown_signed", signed, &["unknown-type"], &[], "open-malformed");
     let reserved = resign(&changed(&|parts| parts[6][1] |= 0x80), signer.as_ref());
     case("reserved_flag_set_signed", reserved, &["record-flipped"], &[], "open-malformed");
-    case("ckpt_between_parts_signed", ckpt_between_parts(&parts, signer.as_ref()), &["record-flipped"], &[], "open-bad-record");
+    case(
+        "ckpt_between_parts_signed",
+        ckpt_between_parts(&parts, signer.as_ref()),
+        &["record-flipped"],
+        &[],
+        "open-bad-record",
+    );
     let (start_of, records) = (parts[..parts.len() - 1].concat(), 14);
     let mut late = start_of.clone();
     push_signed(&mut late, signer.as_ref(), 65, 0, id(1), &end(1, records, 4, RUN2));
