@@ -2,7 +2,7 @@
 //!
 //! Belongs here: who gets what, in which order. Does not belong here: anything that decides. Order of start: data folder,
 //! keys (made at first start), audit, vault, unlock, control socket, pairing, sessions of boxes, page, "ready". Order of
-//! stop: everything is told at once and has [`PATIENCE`]; the vault flushes last. A second signal ends at once.
+//! stop: everything is told at once and has ten seconds; the vault flushes last. A second signal ends at once.
 
 use crate::base::chain::Signer;
 use crate::base::clock::Clock;

@@ -3,7 +3,7 @@
 //! Belongs here: one channel per watched camera. Does not belong here: the wire (`relay`), MP4 (`play`), pages. When
 //! nobody looks at a camera nothing of it is opened, and [`Hub::wanted`] says so to whoever subscribes.
 //!
-//! Bounds: each viewer may be [`BACKLOG`] packets behind; a slower one loses the oldest and goes on at the next key
+//! Bounds: each viewer may be `BACKLOG` packets behind; a slower one loses the oldest and goes on at the next key
 //! frame. The channel's state is behind one mutex per hub, held for one fragment, never across an await.
 
 pub mod assemble;

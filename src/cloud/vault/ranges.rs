@@ -1,7 +1,7 @@
 //! Which bytes of a file are there: sorted, disjoint, non-touching ranges. Pure.
 //!
 //! Belongs here: set arithmetic over byte offsets and its canonical encoding. Does not belong here: files. HAVE of
-//! `docs/spec/relay.md` carries at most [`MAX_SENT`] of these ranges.
+//! `docs/spec/relay.md` carries at most `MAX_SENT` of these ranges.
 
 use crate::base::cbor;
 use std::ops::Range;
@@ -102,7 +102,7 @@ impl Ranges {
         beyond
     }
 
-    /// At most [`MAX_SENT`] ranges, the longest when there are more: a peer then sends the rest once again.
+    /// At most `MAX_SENT` ranges, the longest when there are more: a peer then sends the rest once again.
     #[must_use]
     pub fn to_send(&self) -> Vec<Range<u64>> {
         let mut ranges = self.0.clone();

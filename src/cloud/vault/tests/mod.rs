@@ -180,7 +180,7 @@ async fn live_bytes_in_any_order_are_not_asked_for_again_and_the_file_is_the_car
     }
     let offer = object(ID, &bytes, None);
     let Answer::Have(have) = vault.object(peer, &offer).expect("answers") else { panic!("not whole") };
-    assert_eq!(have.as_slice(), [0..half as u64]);
+    assert_eq!((have.prefix(), have.len()), (half as u64, half as u64));
     committed(send(&vault, peer, &offer, &bytes));
     let files = Reader::open(world.dir.path()).expect("opens").files().expect("lists");
     assert_eq!(files.len(), 1);
@@ -217,7 +217,7 @@ async fn have_names_only_ranges_that_were_synced() {
         vault.live(peer, ID, 1000, &bytes[1000..2000]).expect("writes");
     }
     let files = Reader::open(world.dir.path()).expect("opens").files().expect("lists");
-    assert_eq!(files[0].row.have.as_slice(), [0..1000], "the second write was never flushed");
+    assert_eq!(files[0].row.have.prefix(), 1000, "the second write was never flushed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,7 +240,7 @@ async fn bytes_beyond_the_cut_are_kept_beside_and_the_cards_object_is_committed(
     let card = [&live[..cut as usize], &end].concat();
     let offer = object(ID, &card, Some(cut));
     let Answer::Have(have) = vault.object(peer, &offer).expect("answers") else { panic!("END is missing") };
-    assert_eq!(have.as_slice(), [0..cut]);
+    assert_eq!((have.prefix(), have.len()), (cut, cut));
     committed(send(&vault, peer, &offer, &card));
     let files = Reader::open(world.dir.path()).expect("opens").files().expect("lists");
     assert_eq!(files[0].bytes().expect("reads"), card);
