@@ -1,7 +1,7 @@
 //! A frame of a segment file: its clear head, and how it travels from `seal` to `store` and `relay`.
 //!
 //! Belongs here: numbers and sizes of the format. Does not belong here: what a body means (see [`super::header`],
-//! [`super::record`], [`super::signed`]). Spec: `docs/spec/sealed-segment.md`, "Frames".
+//! [`super::record`], `signed`). Spec: `docs/spec/sealed-segment.md`, "Frames".
 
 use crate::base::ids::{CameraId, OrganisationId, RecordingId, SegmentId};
 use crate::base::units::BootTime;
