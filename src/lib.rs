@@ -21,6 +21,7 @@ pub mod cloud;
 pub mod control;
 pub mod daemon;
 pub mod media;
+pub mod relay;
 pub mod seal;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -25,6 +25,9 @@ pub const ALPN_SESSION: &[u8] = b"mvb/1";
 /// The name that every handshake asks for; it says nothing.
 pub const SERVER_NAME: &str = "mvb.invalid";
 
+/// The cloud's side of a session, as the relay passes it on.
+pub type ServerSide = Arc<ServerConfig>;
+
 /// Why a peer was refused during the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {

@@ -1,0 +1,666 @@
+//! One session of a box on the cloud's side: checks who speaks, stores what comes, says what is kept.
+//!
+//! Streams are read by small tasks and handed, bounded, to one worker thread per session, so that a box's disk work keeps
+//! its order and never blocks the runtime. Spec: `docs/spec/relay.md`, "Session of the cloud".
+
+use super::link::Link;
+use super::quic::{Incoming, QuicLink};
+use super::session::{read_one, write, write_all};
+use super::wire::control::{Blob, Held, Hello, Message, Object, Span, Subscribe, Welcome};
+use super::wire::{ChunkHead, LiveHead, VERSION, Violation, stream};
+use crate::base::chain::{self, Head, Signed};
+use crate::base::ids::{BondId, BoxId, CameraId, Digest, OrganisationId, PairingId, SegmentId, random_bytes};
+use crate::base::reason::{Coded, Counters};
+use crate::base::units::{BootTime, Run, WallTime};
+use crate::trust::identity::Spki;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// HELLO must come within this, and REVOKED.
+const GREETING: Duration = Duration::from_secs(10);
+/// Streams of one box that are read at a time.
+const MAX_STREAMS: usize = 512;
+/// Jobs that wait for the worker: at most this many pieces of 64 KiB.
+const JOBS: usize = 128;
+
+/// A box that has proved its key, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Party {
+    /// Which box.
+    pub box_id: BoxId,
+    /// Its TLS key.
+    pub identity: Spki,
+    /// Their agreement.
+    pub pairing: PairingId,
+    /// Whose cloud this is.
+    pub organisation: OrganisationId,
+    /// It gets nothing but REVOKE.
+    pub revoked: bool,
+}
+
+/// Why storing did not go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The box's fault: the session is closed with the code.
+    Violation(Violation),
+    /// Ours: the session is closed with a stable code, and the box comes again.
+    Failed(&'static str),
+}
+
+/// The answer to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// These bytes are durable.
+    Have(Vec<Span>),
+    /// The signed statement.
+    Committed(Vec<u8>),
+    /// Refused for good, by a stable code.
+    Rejected(String),
+}
+
+/// The answer to journal entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalAnswer {
+    /// Durable; the signed statement.
+    Kept(Vec<u8>),
+    /// Send those after this head.
+    After(Option<Head>),
+    /// They contradict what is known: an alarm was raised, nothing was stored. The session goes on.
+    Forked,
+}
+
+/// What the vault says at the start of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// The box's journal as stored.
+    pub journal: Option<Head>,
+    /// Highest receipt number given to the box.
+    pub receipts: Option<u64>,
+}
+
+/// Where a session's bytes go. Every method blocks on the disk and is called off the runtime; those of one session are
+/// called one after another, those of several at the same time.
+///
+/// Contract: an offset is written once. Bytes that differ from what a verified checkpoint covers are never written;
+/// equal ranges from two links are one write. `Have` names only bytes that were synced before they were recorded.
+pub trait Vault: Send + Sync {
+    /// A session begins: compares journal heads, confirms a pending pairing, notes the contact.
+    ///
+    /// # Errors
+    /// See [`Trouble`]; the same for all others.
+    fn begin(&self, party: &Party, hello: &Hello) -> Result<Begun, Trouble>;
+    /// Bytes that came live.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn live(&self, party: &Party, head: &LiveHead, bytes: &[u8]) -> Result<(), Trouble>;
+    /// A finished file is offered.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn object(&self, party: &Party, object: &Object) -> Result<Answer, Trouble>;
+    /// Bytes of an offered file; an answer when it is complete.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn chunk(&self, party: &Party, segment: SegmentId, offset: u64, bytes: &[u8]) -> Result<Option<Answer>, Trouble>;
+    /// Consecutive journal entries.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn journal(&self, party: &Party, entries: &[Signed]) -> Result<JournalAnswer, Trouble>;
+    /// Which of these may be erased now.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn erase(&self, party: &Party, asked: &[Held]) -> Result<(Vec<SegmentId>, Vec<SegmentId>), Trouble>;
+    /// The box has wiped the pairing.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    fn revoked(&self, party: &Party) -> Result<(), Trouble>;
+    /// Chunk bytes that the box may have under way; 0 when there is no room.
+    fn credit(&self, party: &Party) -> u64;
+    /// Wall time.
+    fn now(&self) -> WallTime;
+}
+
+/// Who is told about live footage. Never blocks.
+pub trait Watcher: Send + Sync {
+    /// A fragment came.
+    fn live(&self, party: &Party, head: &LiveHead, bytes: &Bytes);
+    /// The cameras that stream on the box now, at this instant of its boot time.
+    fn cameras(&self, party: &Party, cameras: &[CameraId], at: BootTime);
+    /// The session began.
+    fn began(&self, party: &Party, hello: &Hello);
+    /// It ended, for a stable reason.
+    fn ended(&self, party: &Party, reason: &str);
+    /// Two sessions of one box answer at the same time: its key was copied.
+    fn cloned(&self, party: &Party);
+}
+
+/// Which bond belongs to which key, and which session of a box is the present one; shared by all sessions.
+#[derive(Clone, Default)]
+pub struct Bonds(Arc<Mutex<BondTable>>);
+
+#[derive(Default)]
+struct BondTable {
+    keys: HashMap<BondId, (Spki, u32)>,
+    present: BTreeMap<BoxId, Present>,
+    next: u64,
+}
+
+struct Present {
+    session: u64,
+    run: Run,
+    challenge: mpsc::Sender<Digest>,
+    stop: CancellationToken,
+}
+
+/// A session's place in the table; gives it back when dropped.
+struct Seat {
+    bonds: Bonds,
+    bond: BondId,
+    box_id: BoxId,
+    session: u64,
+    stop: CancellationToken,
+    challenges: mpsc::Receiver<Digest>,
+}
+
+impl Bonds {
+    fn table(&self) -> std::sync::MutexGuard<'_, BondTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a seat. An older session of the same box is challenged if it claims another run (it may be a clone), and
+    /// ended in any case: one link per box in this version.
+    fn join(&self, party: &Party, hello: &Hello) -> Result<(Seat, Option<Digest>), Violation> {
+        let mut table = self.table();
+        match table.keys.get_mut(&hello.bond) {
+            Some((key, _)) if *key != party.identity => return Err(Violation::ForeignBond),
+            Some((_, users)) => *users += 1,
+            None => {
+                table.keys.insert(hello.bond, (party.identity.clone(), 1));
+            }
+        }
+        table.next += 1;
+        let session = table.next;
+        let (challenge, challenges) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let present = Present { session, run: hello.run, challenge, stop: stop.clone() };
+        let mut challenged = None;
+        if let Some(old) = table.present.insert(party.box_id, present) {
+            let nonce = Digest(random_bytes());
+            if old.run != hello.run && old.challenge.try_send(nonce).is_ok() {
+                challenged = Some(nonce);
+            } else {
+                old.stop.cancel();
+            }
+        }
+        drop(table);
+        let seat = Seat { bonds: self.clone(), bond: hello.bond, box_id: party.box_id, session, stop, challenges };
+        Ok((seat, challenged))
+    }
+
+    /// Ends a box's session, for example because its pairing was revoked.
+    pub fn end(&self, box_id: BoxId) {
+        if let Some(present) = self.table().present.get(&box_id) {
+            present.stop.cancel();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut table = self.bonds.table();
+        if table.present.get(&self.box_id).is_some_and(|present| present.session == self.session) {
+            table.present.remove(&self.box_id);
+        }
+        if let Some((_, users)) = table.keys.get_mut(&self.bond) {
+            *users -= 1;
+            if *users == 0 {
+                table.keys.remove(&self.bond);
+            }
+        }
+    }
+}
+
+/// What all sessions share; cheap to clone.
+#[derive(Clone)]
+pub struct Shared {
+    /// Storage.
+    pub vault: Arc<dyn Vault>,
+    /// Viewers.
+    pub watcher: Arc<dyn Watcher>,
+    /// Bonds and present sessions.
+    pub bonds: Bonds,
+    /// Cameras that somebody looks at, with what they want; of all boxes.
+    pub wanted: watch::Receiver<Vec<Subscribe>>,
+    /// Reasons.
+    pub counters: Counters,
+}
+
+enum Job {
+    Live(LiveHead, Bytes),
+    Chunk(ChunkHead, Bytes),
+    Object(Object),
+    Journal(Vec<Signed>),
+    Erase(Vec<Held>),
+}
+
+/// How a session ended: a stable code.
+enum End {
+    Quiet(String),
+    Trouble(Trouble),
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        Self::Trouble(Trouble::Violation(violation))
+    }
+}
+
+/// Runs one session to its end.
+pub async fn run(link: QuicLink, party: Party, shared: Shared, stop: CancellationToken) {
+    let party = Arc::new(party);
+    let end = match serve(&link, &party, &shared, &stop).await {
+        Ok(end) | Err(end) => end,
+    };
+    let code = match end {
+        End::Quiet(code) => code,
+        End::Trouble(Trouble::Violation(violation)) => {
+            shared.counters.count(&violation);
+            tracing::warn!(box_id = %party.box_id, code = violation.code(), "protocol violation");
+            violation.code().to_owned()
+        }
+        End::Trouble(Trouble::Failed(code)) => {
+            shared.counters.add(code, 1);
+            code.to_owned()
+        }
+    };
+    link.close(&code);
+    shared.watcher.ended(&party, &code);
+}
+
+async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &CancellationToken) -> Result<End, End> {
+    let greeting = async {
+        let (mut reader, writer) = link.accept_control().await.map_err(|_| Violation::NoControl)?;
+        match read_one(&mut reader).await {
+            Ok(Some(Message::Hello(hello))) => Ok((reader, writer, hello)),
+            Ok(_) => Err(Violation::OutOfOrder),
+            Err(Ok(())) => Err(Violation::NoControl),
+            Err(Err(violation)) => Err(violation),
+        }
+    };
+    let (mut reader, mut writer, hello) =
+        tokio::time::timeout(GREETING, greeting).await.map_err(|_| Violation::NoControl)??;
+    if party.revoked {
+        return revoke(link, party, shared, reader, writer).await;
+    }
+    if hello.min > VERSION || hello.max < VERSION {
+        return Err(Violation::Version.into());
+    }
+    if (hello.box_id, hello.organisation, hello.pairing) != (party.box_id, party.organisation, party.pairing) {
+        return Err(Violation::WrongParty.into());
+    }
+    let (mut seat, challenged) = shared.bonds.join(party, &hello)?;
+    let began = {
+        let (vault, party, hello) = (shared.vault.clone(), party.clone(), hello.clone());
+        tokio::task::spawn_blocking(move || vault.begin(&party, &hello))
+            .await
+            .map_err(|_| End::Trouble(Trouble::Failed("internal")))?
+            .map_err(End::Trouble)?
+    };
+    let welcome = Welcome {
+        version: VERSION,
+        features: 0,
+        organisation: party.organisation,
+        time: shared.vault.now(),
+        journal: began.journal,
+        receipts: began.receipts,
+    };
+    write(&mut writer, Message::Welcome(welcome)).await.map_err(|e| End::Quiet(e.to_string()))?;
+    shared.watcher.began(party, &hello);
+
+    let (control, queue) = mpsc::channel(256);
+    let (jobs, todo) = mpsc::channel(JOBS);
+    let mut helpers = JoinSet::new();
+    helpers.spawn(write_all(writer, queue));
+    let (messages, mut incoming) = mpsc::channel(64);
+    helpers.spawn(async move {
+        loop {
+            let read = match read_one(&mut reader).await {
+                Ok(None) => continue,
+                Ok(Some(message)) => Ok(message),
+                Err(end) => Err(end),
+            };
+            let over = read.is_err();
+            if messages.send(read).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    // Ends by itself when the last sender of jobs is gone.
+    let received = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let worker = {
+        let (vault, party, control, received) =
+            (shared.vault.clone(), party.clone(), control.clone(), received.clone());
+        tokio::task::spawn_blocking(move || work(&*vault, &party, todo, &control, &received))
+    };
+    let mut session = Session {
+        party: party.clone(),
+        shared: shared.clone(),
+        control,
+        jobs: Some(jobs),
+        streams: JoinSet::new(),
+        subscribed: BTreeMap::new(),
+        cameras: Vec::new(),
+        next_subscription: 1,
+        credit: None,
+        received,
+        // A clone is one only if the older session answers after the new one said HELLO.
+        challenged,
+        awaited: None,
+    };
+    let end = session.run(link, &mut incoming, &mut seat, worker, stop).await;
+    drop(session);
+    end
+}
+
+async fn revoke(
+    link: &QuicLink,
+    party: &Arc<Party>,
+    shared: &Shared,
+    mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    mut writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+) -> Result<End, End> {
+    let told = async {
+        write(&mut writer, Message::Revoke { pairing: party.pairing }).await.map_err(|_| Violation::NoControl)?;
+        loop {
+            match read_one(&mut reader).await {
+                Ok(Some(Message::Revoked { pairing })) if pairing == party.pairing => return Ok(()),
+                // Whatever else it says is not for us any more.
+                Ok(_) => {}
+                Err(Ok(())) => return Err(Violation::NoControl),
+                Err(Err(violation)) => return Err(violation),
+            }
+        }
+    };
+    tokio::time::timeout(GREETING, told).await.map_err(|_| End::Quiet("revoke-unanswered".into()))??;
+    let (vault, party) = (shared.vault.clone(), party.clone());
+    let stored = tokio::task::spawn_blocking(move || vault.revoked(&party)).await;
+    match stored {
+        Ok(Ok(())) => {}
+        Ok(Err(trouble)) => return Err(End::Trouble(trouble)),
+        Err(_) => return Err(End::Trouble(Trouble::Failed("internal"))),
+    }
+    link.close("revoked");
+    Ok(End::Quiet("revoked".into()))
+}
+
+struct Session {
+    party: Arc<Party>,
+    shared: Shared,
+    control: mpsc::Sender<Message>,
+    jobs: Option<mpsc::Sender<Job>>,
+    streams: JoinSet<Result<(), Violation>>,
+    subscribed: BTreeMap<CameraId, u32>,
+    cameras: Vec<CameraId>,
+    next_subscription: u32,
+    credit: Option<u64>,
+    received: Arc<std::sync::atomic::AtomicU64>,
+    challenged: Option<Digest>,
+    awaited: Option<Digest>,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        link: &QuicLink,
+        incoming: &mut mpsc::Receiver<Result<Message, Result<(), Violation>>>,
+        seat: &mut Seat,
+        mut worker: tokio::task::JoinHandle<Result<(), Trouble>>,
+        stop: &CancellationToken,
+    ) -> Result<End, End> {
+        // Faster than a round trip would help nobody; the disk's free space is looked at as often.
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut wanted = self.shared.wanted.clone();
+        wanted.mark_changed();
+        if self.challenged.is_some() {
+            tracing::warn!(box_id = %self.party.box_id, "a new run of the box while an older session is open: asking it");
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(End::Quiet("shutdown".into())),
+                () = seat.stop.cancelled() => return Ok(End::Quiet("superseded".into())),
+                reason = link.closed() => return Ok(End::Quiet(reason)),
+                done = &mut worker => return match done {
+                    Ok(Err(trouble)) => Err(End::Trouble(trouble)),
+                    _ => Err(End::Trouble(Trouble::Failed("internal"))),
+                },
+                Some(nonce) = seat.challenges.recv() => {
+                    self.awaited = Some(nonce);
+                    self.tell(Message::Challenge { nonce });
+                }
+                message = incoming.recv() => match message {
+                    Some(Ok(message)) => self.message(message).await?,
+                    Some(Err(Err(violation))) => return Err(violation.into()),
+                    Some(Err(Ok(()))) | None => return Ok(End::Quiet("relay-control-ended".into())),
+                },
+                stream = link.accept(), if self.streams.len() < MAX_STREAMS => match stream {
+                    Ok(stream) => self.stream(stream),
+                    Err(_) => return Ok(End::Quiet("link".into())),
+                },
+                Some(done) = self.streams.join_next() => match done {
+                    Ok(Ok(())) => {}
+                    Ok(Err(violation)) => return Err(violation.into()),
+                    Err(_) => return Err(End::Trouble(Trouble::Failed("internal"))),
+                },
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(End::Quiet("shutdown".into()));
+                    }
+                    self.subscribe(&wanted.borrow_and_update().clone());
+                }
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn tell(&self, message: Message) {
+        if self.control.try_send(message).is_err() {
+            self.shared.counters.add("relay-control-full", 1);
+        }
+    }
+
+    fn tick(&mut self) {
+        let total = self.received.load(std::sync::atomic::Ordering::Relaxed) + self.shared.vault.credit(&self.party);
+        // The total never falls: what was allowed stays allowed, a full disk only stops its growth.
+        if self.credit.is_none_or(|before| total > before) {
+            self.credit = Some(total);
+            self.tell(Message::Credit { total });
+        }
+    }
+
+    fn subscribe(&mut self, wanted: &[Subscribe]) {
+        let mine = |camera: &CameraId| self.cameras.contains(camera);
+        let over: Vec<_> = self
+            .subscribed
+            .keys()
+            .filter(|camera| !wanted.iter().any(|want| want.camera == **camera))
+            .copied()
+            .collect();
+        let new: Vec<_> =
+            wanted.iter().filter(|w| mine(&w.camera) && !self.subscribed.contains_key(&w.camera)).cloned().collect();
+        for camera in over {
+            if let Some(id) = self.subscribed.remove(&camera) {
+                self.tell(Message::Unsubscribe { id });
+            }
+        }
+        for mut want in new {
+            want.id = self.next_subscription;
+            self.next_subscription += 1;
+            self.subscribed.insert(want.camera, want.id);
+            self.tell(Message::Subscribe(want));
+        }
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), End> {
+        match message {
+            Message::TimeAsk { at } => self.tell(Message::Time { at, wall: self.shared.vault.now() }),
+            Message::Object(object) => self.job(Job::Object(object)).await,
+            Message::Journal { entries } => {
+                let entries = entries
+                    .iter()
+                    .map(|Blob(frame)| match Signed::from_frame(frame) {
+                        Ok((signed, used)) if used == frame.len() => Ok(signed),
+                        Ok(_) | Err(chain::Error::Truncated) => Err(Violation::Malformed),
+                        Err(_) => Err(Violation::BadJournal),
+                    })
+                    .collect::<Result<_, _>>()?;
+                self.job(Job::Journal(entries)).await;
+            }
+            Message::EraseAsk { segments } => {
+                if segments.len() > 256 {
+                    return Err(Violation::TooMany.into());
+                }
+                self.job(Job::Erase(segments)).await;
+            }
+            Message::Cameras { cameras, at } => {
+                if cameras.len() > 256 {
+                    return Err(Violation::TooMany.into());
+                }
+                self.shared.watcher.cameras(&self.party, &cameras, at);
+                self.cameras = cameras;
+                // A camera that went away is subscribed to again when it is back.
+                let gone: Vec<_> = self.subscribed.keys().filter(|c| !self.cameras.contains(c)).copied().collect();
+                for camera in gone {
+                    if let Some(id) = self.subscribed.remove(&camera) {
+                        self.tell(Message::Unsubscribe { id });
+                    }
+                }
+                let wanted = self.shared.wanted.borrow().clone();
+                self.subscribe(&wanted);
+            }
+            Message::Alive { nonce } => {
+                if self.awaited.take() != Some(nonce) {
+                    return Err(Violation::OutOfOrder.into());
+                }
+                self.shared.watcher.cloned(&self.party);
+                return Err(End::Quiet("superseded".into()));
+            }
+            Message::PinsStored { .. } | Message::CommandDone { .. } => {}
+            Message::Command { id, .. } => {
+                self.tell(Message::CommandDone { id, code: "unknown-command".into(), body: Blob(Vec::new()) });
+            }
+            _ => return Err(Violation::OutOfOrder.into()),
+        }
+        Ok(())
+    }
+
+    async fn job(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // A worker that is gone is noticed by the loop.
+            let _ = jobs.send(job).await;
+        }
+    }
+
+    fn stream(&mut self, stream: Incoming) {
+        let Some(jobs) = self.jobs.clone() else { return };
+        let (party, watcher) = (self.party.clone(), self.shared.watcher.clone());
+        self.streams.spawn(read_stream(stream, jobs, party, watcher));
+    }
+}
+
+/// Reads one stream: the fragments of a frame, or one chunk. A stream that the box gave up is no violation.
+async fn read_stream(
+    mut stream: Incoming,
+    jobs: mpsc::Sender<Job>,
+    party: Arc<Party>,
+    watcher: Arc<dyn Watcher>,
+) -> Result<(), Violation> {
+    let mut kind = [0];
+    loop {
+        match stream.fill(&mut kind).await {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Ok(()),
+        }
+        match kind[0] {
+            stream::LIVE => {
+                let mut head = [0; LiveHead::SIZE];
+                head[0] = kind[0];
+                let Ok(true) = stream.fill(&mut head[1..]).await else { return Ok(()) };
+                let head = LiveHead::from_bytes(&head)?;
+                let mut bytes = vec![0; head.len as usize];
+                let Ok(true) = stream.fill(&mut bytes).await else { return Ok(()) };
+                let bytes = Bytes::from(bytes);
+                watcher.live(&party, &head, &bytes);
+                if jobs.send(Job::Live(head, bytes)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            stream::CHUNK => {
+                let mut head = [0; ChunkHead::SIZE];
+                head[0] = kind[0];
+                let Ok(true) = stream.fill(&mut head[1..]).await else { return Ok(()) };
+                let head = ChunkHead::from_bytes(&head)?;
+                let mut bytes = vec![0; head.len as usize];
+                let Ok(true) = stream.fill(&mut bytes).await else { return Ok(()) };
+                let _ = jobs.send(Job::Chunk(head, bytes.into())).await;
+                return Ok(());
+            }
+            _ => return Err(Violation::UnknownType),
+        }
+    }
+}
+
+/// The session's worker: one job after another, off the runtime.
+fn work(
+    vault: &dyn Vault,
+    party: &Party,
+    mut todo: mpsc::Receiver<Job>,
+    control: &mpsc::Sender<Message>,
+    received: &std::sync::atomic::AtomicU64,
+) -> Result<(), Trouble> {
+    let answer = |segment, answer| {
+        let message = match answer {
+            Answer::Have(ranges) => Message::Have { segment, ranges },
+            Answer::Committed(statement) => Message::Committed { statement: Blob(statement) },
+            Answer::Rejected(reason) => Message::Rejected { segment, reason },
+        };
+        let _ = control.blocking_send(message);
+    };
+    while let Some(job) = todo.blocking_recv() {
+        match job {
+            Job::Live(head, bytes) => vault.live(party, &head, &bytes)?,
+            Job::Chunk(head, bytes) => {
+                received.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                if let Some(said) = vault.chunk(party, head.segment, head.offset, &bytes)? {
+                    answer(head.segment, said);
+                }
+            }
+            Job::Object(object) => answer(object.segment, vault.object(party, &object)?),
+            Job::Journal(entries) => match vault.journal(party, &entries)? {
+                JournalAnswer::Kept(statement) => {
+                    let _ = control.blocking_send(Message::JournalAck { statement: Blob(statement) });
+                }
+                JournalAnswer::After(head) => {
+                    let _ = control.blocking_send(Message::JournalAfter { head });
+                }
+                JournalAnswer::Forked => {}
+            },
+            Job::Erase(asked) => {
+                let (yes, no) = vault.erase(party, &asked)?;
+                let _ = control.blocking_send(Message::Erase { yes, no });
+            }
+        }
+    }
+    Ok(())
+}
