@@ -16,8 +16,8 @@ use crate::control::roster::{Cameras, Roster, RosterError};
 use crate::control::socket::{Server, SocketError};
 use crate::daemon::agreement::{Agreement, AgreementError, View};
 use crate::daemon::supervisor::{self, Board};
-use crate::daemon::{gather, metrics, runs, services, systemd};
-use crate::seal::{SealedFrame, Tap};
+use crate::daemon::{gather, metrics, runs, services, systemd, uplink};
+use crate::relay::uplink::LiveTap;
 use crate::store::{self, CameraSettings, Directory, Limits, Policy, Recorder, RecorderHandle, Settings, Store};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
@@ -32,6 +32,8 @@ use tokio::time::Instant;
 const CAMERAS_STOP: Duration = Duration::from_secs(2);
 /// The recorder ends and syncs every segment within this: its own limit (20 s) and a little.
 const RECORDER_STOP: Duration = Duration::from_secs(22);
+/// A standing session may send what is on its way.
+const UPLINK_FLUSH: Duration = Duration::from_millis(500);
 /// Everything else ends within this.
 const REST_STOP: Duration = Duration::from_secs(4);
 
@@ -113,6 +115,8 @@ pub struct App {
     config: Config,
     recorder: Recorder,
     handle: RecorderHandle,
+    uplink: uplink::Ground,
+    link: watch::Sender<gather::Link>,
     services: Arc<services::Services>,
     socket: Server,
     snapshot: metrics::Snapshot,
@@ -141,8 +145,22 @@ impl App {
         let store = open_store(&config, state, run, clock.clone(), signer)?;
         let recipients = agreement.recipients();
         let settings = follow_settings(&tasks, &config, roster.watch(), &agreement);
+        let tap = LiveTap::new(counters.clone());
         let (recorder, handle) =
-            Recorder::new(store.clone(), settings, recipients.clone(), Arc::new(NoLive), None, counters.clone());
+            Recorder::new(store.clone(), settings, recipients, Arc::new(tap.clone()), None, counters.clone());
+
+        let uplink = uplink::Ground {
+            agreement: agreement.clone(),
+            store: store.clone(),
+            tap,
+            clock: clock.clone(),
+            box_id,
+            run,
+            interface: config.interface.clone(),
+            on_wrong_certificate: config.on_wrong_certificate,
+            counters: counters.clone(),
+        };
+        let link = watch::Sender::new(gather::Link::default());
 
         let snapshot = snapshot(Sources {
             config: config.clone(),
@@ -153,12 +171,26 @@ impl App {
             roster: roster.clone(),
             agreement: agreement.view(),
             recorder: handle.status(),
+            link: link.subscribe(),
             board: board.clone(),
             counters: [counters.clone(), store.counters()],
         });
         let services = Arc::new(services::Services::new(&config, roster, agreement, store, snapshot.clone()));
         let socket = Server::bind(&state.join(&config.socket)).await?;
-        Ok(Self { tasks, board, counters, config, recorder, handle, services, socket, snapshot, _lock: lock })
+        Ok(Self {
+            tasks,
+            board,
+            counters,
+            config,
+            recorder,
+            handle,
+            uplink,
+            link,
+            services,
+            socket,
+            snapshot,
+            _lock: lock,
+        })
     }
 
     /// Runs until told to stop (`stop` yields a word for the log) or until the recorder stops, then shuts down in order;
@@ -168,10 +200,17 @@ impl App {
     /// `RecorderStopped`, `Interrupted`.
     pub async fn run(self, mut stop: mpsc::Receiver<&'static str>) -> Result<(), AppError> {
         let (board, counters) = (self.board.clone(), self.counters.clone());
-        let parts = Parts { recorder: self.tasks.part(), cameras: self.tasks.part(), rest: self.tasks.part() };
+        let parts = Parts {
+            recorder: self.tasks.part(),
+            cameras: self.tasks.part(),
+            uplink: self.tasks.part(),
+            rest: self.tasks.part(),
+        };
 
         board.set("recorder", "running", None);
+        let link = self.link.subscribe();
         let mut recorder = self.tasks.spawn("recorder", self.recorder.run(parts.recorder.clone()));
+        self.tasks.spawn("uplinks", uplink::run(parts.uplink.clone(), self.uplink, self.link));
         let services = self.services.clone();
         let rest = parts.rest.clone();
         self.tasks
@@ -198,14 +237,15 @@ impl App {
                 Err(AppError::RecorderStopped(said(ended)))
             }
         };
-        systemd::stopping(CAMERAS_STOP + RECORDER_STOP + REST_STOP);
+        let connected = link.borrow().state == "connected";
+        systemd::stopping(CAMERAS_STOP + RECORDER_STOP + UPLINK_FLUSH + REST_STOP);
         tokio::select! {
             biased;
             Some(signal) = stop.recv() => {
                 tracing::warn!(signal, "second signal: exit at once, recovery ends the segments");
                 Err(AppError::Interrupted)
             }
-            clean = shut_down(&self.tasks, parts, recorder, why.is_ok()) => why.and(clean),
+            clean = shut_down(&self.tasks, parts, recorder, why.is_ok(), connected) => why.and(clean),
         }
     }
 }
@@ -214,6 +254,7 @@ impl App {
 struct Parts {
     cameras: Tasks,
     recorder: Tasks,
+    uplink: Tasks,
     rest: Tasks,
 }
 
@@ -223,6 +264,7 @@ async fn shut_down(
     parts: Parts,
     recorder: JoinHandle<Result<(), store::Error>>,
     recorder_runs: bool,
+    connected: bool,
 ) -> Result<(), AppError> {
     parts.cameras.stopping().cancel();
     parts.recorder.stopping().cancel();
@@ -235,6 +277,11 @@ async fn shut_down(
     } else {
         Ok(())
     };
+    if connected {
+        // The last signed frames are on their way to viewers and cloud; what misses this goes with the backlog.
+        tokio::time::sleep(UPLINK_FLUSH).await;
+    }
+    parts.uplink.stopping().cancel();
     parts.rest.stopping().cancel();
     if !tasks.stop(REST_STOP).await {
         tracing::warn!("some tasks did not stop in time and were abandoned");
@@ -338,13 +385,6 @@ fn settings(config: &Config, cameras: &Cameras, organisation: String) -> Setting
     }
 }
 
-/// Nothing is sent live before the uplink exists.
-struct NoLive;
-
-impl Tap for NoLive {
-    fn frame(&self, _: &SealedFrame) {}
-}
-
 /// What a status is made of.
 struct Sources {
     config: Config,
@@ -355,6 +395,7 @@ struct Sources {
     roster: Arc<Roster>,
     agreement: watch::Receiver<View>,
     recorder: watch::Receiver<store::Status>,
+    link: watch::Receiver<gather::Link>,
     board: Board,
     counters: [Counters; 2],
 }
@@ -364,7 +405,9 @@ fn snapshot(sources: Sources) -> metrics::Snapshot {
         let (recorder, view) = (sources.recorder.borrow().clone(), sources.agreement.borrow().clone());
         let sessions = std::collections::HashMap::new();
         let cameras = gather::cameras(&sources.roster.cameras(), &sessions, &recorder);
-        let alarms = gather::alarms(recorder.alarms.iter().copied());
+        let link = sources.link.borrow().clone();
+        let quarantined = (link.state == "quarantined").then_some("wrong-certificate");
+        let alarms = gather::alarms(recorder.alarms.iter().copied().chain(quarantined));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: sources.config.box_name.clone(),
@@ -376,7 +419,7 @@ fn snapshot(sources: Sources) -> metrics::Snapshot {
             verdict: Status::judge(&alarms, &cameras),
             cameras,
             card: gather::card(&sources.config.storage, &recorder),
-            uplink: gather::uplink(gather::Link::default(), &recorder),
+            uplink: gather::uplink(link, &recorder),
             pairing: view.pairing,
             recipients: view.recipients,
             alarms,

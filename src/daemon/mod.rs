@@ -12,3 +12,4 @@ pub mod runs;
 pub mod services;
 pub mod supervisor;
 pub mod systemd;
+pub mod uplink;

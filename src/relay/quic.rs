@@ -5,7 +5,7 @@
 //! finish it). Spec: `docs/spec/relay.md`, "Transport".
 
 use super::link::{Class, Control, DialError, Dialer, Link, SendError};
-use crate::trust::identity::{Spki, TlsKey};
+use crate::trust::identity::{Generation, Spki, TlsKey};
 use crate::trust::tls::{self, Pins, Refusals};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -69,6 +69,12 @@ impl QuicLink {
     #[must_use]
     pub fn peer(&self) -> Option<Spki> {
         self.0.peer_identity().and_then(|identity| tls::peer_spki(identity))
+    }
+
+    /// The generation of the cloud's serving certificate.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.0.peer_identity().and_then(tls::peer_generation)
     }
 
     /// Where the peer is.

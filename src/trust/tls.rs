@@ -164,6 +164,13 @@ pub fn peer_spki(identity: Box<dyn Any>) -> Option<Spki> {
     spki_of(chain.first()?)
 }
 
+/// The generation in the peer's certificate, from quinn's `peer_identity()`.
+#[must_use]
+pub fn peer_generation(identity: Box<dyn Any>) -> Option<Generation> {
+    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    generation_of(chain.first()?)
+}
+
 /// The public key in a certificate.
 #[must_use]
 pub fn spki_of(certificate: &CertificateDer<'_>) -> Option<Spki> {
