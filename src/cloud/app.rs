@@ -10,6 +10,7 @@ use crate::base::reason::{Coded, Counters};
 use crate::base::tasks::Tasks;
 use crate::base::units::WallTime;
 use crate::cloud::audit::{Audit, AuditError};
+use crate::cloud::boxes::{Boxes, BoxesError};
 use crate::cloud::command::{Reply, Secret};
 use crate::cloud::config::Config;
 use crate::cloud::keys::{Keys, KeysError};
@@ -51,6 +52,9 @@ pub enum AppError {
     /// Pairing service.
     #[error(transparent)]
     Pairing(#[from] pairing::PairingServiceError),
+    /// Listener of boxes.
+    #[error(transparent)]
+    Boxes(#[from] BoxesError),
     /// Page.
     #[error(transparent)]
     Page(#[from] PageError),
@@ -68,6 +72,7 @@ impl Coded for AppError {
             Self::Vault(error) => error.code(),
             Self::Socket(error) => error.code(),
             Self::Pairing(error) => error.code(),
+            Self::Boxes(error) => error.code(),
             Self::Page(error) => error.code(),
             Self::Signals(_) => "signals",
         }
@@ -80,6 +85,7 @@ pub struct App {
     service: Arc<Service>,
     socket: Server,
     pairing: pairing::Listener,
+    boxes: Boxes,
     page: Option<Page>,
 }
 
@@ -132,12 +138,21 @@ impl App {
             counters.clone(),
         ));
         let pairing_listener = pairing::Listener::bind(config.pairing_listen, &pairing, &keys, tasks.part()).await?;
+        let boxes = Boxes::bind(
+            config.listen,
+            &keys,
+            vault.clone(),
+            hub.clone(),
+            sessions.clone(),
+            clock.clone(),
+            counters.clone(),
+        )?;
         let page = match config.page {
             Some(address) => Some(Page::bind(address).await?),
             None => None,
         };
         let addresses = Addresses {
-            boxes: config.listen,
+            boxes: boxes.address(),
             pairing: pairing_listener.address(),
             page: page.as_ref().map(Page::address),
         };
@@ -145,7 +160,7 @@ impl App {
         let service =
             Service { keys, vault, audit, hub, sessions, pairing, counters, clock, started, addresses, unlocked };
         let service = Arc::new(service);
-        Ok(Self { tasks, service, socket, pairing: pairing_listener, page })
+        Ok(Self { tasks, service, socket, pairing: pairing_listener, boxes, page })
     }
 
     /// Where it listens.
@@ -161,7 +176,7 @@ impl App {
     pub async fn run(self) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-        let Self { tasks, service, socket, pairing, page } = self;
+        let Self { tasks, service, socket, pairing, boxes, page } = self;
         tasks.spawn("vault", service.clone().background(tasks.part()));
         let commands = service.clone();
         tasks.spawn(
@@ -178,6 +193,7 @@ impl App {
             }),
         );
         tasks.spawn("pairing", pairing.run());
+        tasks.spawn("boxes", boxes.run(tasks.part()));
         tasks.spawn("live", service.hub.clone().run(tasks.part()));
         if let Some(page) = page {
             tracing::info!(address = %page.address(), "live page");

@@ -20,6 +20,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod boxes;
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -51,24 +51,28 @@ impl Sessions {
         }
     }
 
-    /// A box's session begins; an older one of the same box is told to end.
+    /// A box's session begins. An older one of the same box is ended by the relay, once it knows whether it is a clone.
     #[must_use]
     pub fn begin(&self, box_id: BoxId) -> Session<'_> {
         let stop = CancellationToken::new();
         let mut open = self.open();
-        let number = open.get(&box_id).map_or(0, |old| {
-            old.stop.cancel();
-            old.number + 1
-        });
+        let number = open.get(&box_id).map_or(0, |old| old.number + 1);
         open.insert(box_id, Open { number, cameras: BTreeSet::new(), stop: stop.clone() });
         Session { sessions: self, box_id, number, stop }
     }
 
-    /// Notes a camera that a box has.
-    pub fn camera(&self, box_id: BoxId, camera: CameraId) {
-        if let Some(open) = self.open().get_mut(&box_id) {
-            open.cameras.insert(camera);
-        }
+    /// The cameras that stream on a box now; gives back those that no longer do.
+    pub fn set_cameras(&self, box_id: BoxId, cameras: &[CameraId]) -> Vec<CameraId> {
+        let mut table = self.open();
+        let Some(open) = table.get_mut(&box_id) else { return Vec::new() };
+        let before = std::mem::replace(&mut open.cameras, cameras.iter().copied().collect());
+        before.difference(&open.cameras).copied().collect()
+    }
+
+    /// Whether any box has a session.
+    #[must_use]
+    pub fn any_connected(&self) -> bool {
+        !self.open().is_empty()
     }
 
     /// Ends a box's session, for example because its pairing was revoked.

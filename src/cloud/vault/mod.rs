@@ -43,7 +43,7 @@ pub use db::{Alarm, DbError, FileState, Origin, PairingRow, PairingState, Segmen
 pub use journal::JournalAnswer;
 pub use keyring::Keyring;
 pub use part::MAX_FILE;
-pub use ranges::Ranges;
+pub use ranges::{MAX_SENT, Ranges};
 pub use read::{Reader, StoredFile};
 use receipt::statement;
 
