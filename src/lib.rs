@@ -20,6 +20,7 @@ pub mod base;
 pub mod cloud;
 pub mod control;
 pub mod daemon;
+pub mod ingest;
 pub mod media;
 pub mod relay;
 pub mod seal;

@@ -1,0 +1,592 @@
+//! One connection of a publisher, from its first byte to the end of its session.
+//!
+//! ```text
+//! Stranger ─ANNOUNCE, 401, ANNOUNCE─▶ Announced ─SETUP per track─▶ Ready ─RECORD─▶ Recording ◀─RECORD / PAUSE─▶ Ready
+//! ```
+//! Liveness is arriving media: real publishers send no keep-alive. A session ends by TEARDOWN, BYE of all tracks, the end
+//! of the connection, 10 s without media, a newer session of the same camera, or the end of its enrolment.
+
+use super::cameras::Camera;
+use super::digest::{Challenge, Denied};
+use super::request::{self, Input, Request};
+use super::sdp::{self, Announced};
+use super::server::Shared;
+use super::track::{Report, Track};
+use super::transport::{self, Asked, Datagram, Udp};
+use crate::base::ids::random_bytes;
+use crate::base::reason::Coded;
+use crate::base::units::BootTime;
+use crate::media::{Feed, Item, TrackId};
+use bytes::BytesMut;
+use data_encoding::HEXLOWER;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A stranger must have authenticated within this.
+const LOGIN: Duration = Duration::from_secs(10);
+/// Between login and RECORD.
+const SETUP: Duration = Duration::from_secs(30);
+/// A recording session without media for this long is over.
+const MEDIA: Duration = Duration::from_secs(10);
+/// A paused session may rest this long.
+const PAUSED: Duration = Duration::from_secs(60);
+/// Datagrams that were sent before TEARDOWN may still lie in the kernel's buffers.
+const DRAIN: Duration = Duration::from_millis(50);
+/// Datagrams that wait for the session.
+const QUEUE: usize = 1024;
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+const PUBLIC: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, PAUSE, GET_PARAMETER, SET_PARAMETER, TEARDOWN";
+
+/// Seconds from 1900 to 1970 do not matter: only differences of NTP times are used.
+type Origin = (u64, BootTime);
+
+struct Channel {
+    announced: Option<Announced>,
+    control: String,
+    track: Option<Track>,
+    interleaved: Option<(u8, u8)>,
+    udp: Option<Udp>,
+    bye: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Stranger,
+    Announced,
+    Recording,
+    Paused,
+}
+
+struct Connection {
+    number: u64,
+    from: SocketAddr,
+    local: SocketAddr,
+    shared: Arc<Shared>,
+    challenge: Challenge,
+    state: State,
+    since: Instant,
+    camera: Option<Camera>,
+    session: String,
+    channels: Vec<Channel>,
+    feed: Option<Box<dyn Feed>>,
+    superseded: CancellationToken,
+    udp_stop: CancellationToken,
+    datagrams: mpsc::Sender<Datagram>,
+    origin: Option<Origin>,
+    media: Instant,
+    video: Instant,
+    delivered: u64,
+    lost: u64,
+    items: Vec<Item>,
+}
+
+/// Serves one connection to its end. `dropped` is told when the server stops or has no room for strangers.
+pub(super) async fn serve(
+    stream: TcpStream,
+    from: SocketAddr,
+    number: u64,
+    shared: Arc<Shared>,
+    dropped: CancellationToken,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    let _ = stream.set_nodelay(true);
+    let now = Instant::now();
+    let (datagrams, mut arriving) = mpsc::channel(QUEUE);
+    let mut connection = Connection {
+        number,
+        from,
+        local,
+        challenge: Challenge::new(now),
+        state: State::Stranger,
+        since: now,
+        camera: None,
+        session: HEXLOWER.encode(&random_bytes::<8>()),
+        channels: Vec::new(),
+        feed: None,
+        superseded: CancellationToken::new(),
+        udp_stop: CancellationToken::new(),
+        datagrams,
+        origin: None,
+        media: now,
+        video: now,
+        delivered: 0,
+        lost: 0,
+        items: Vec::new(),
+        shared,
+    };
+    let reason = connection.run(stream, &mut arriving, &dropped).await;
+    connection.drain(&mut arriving).await;
+    connection.end(reason);
+}
+
+impl Connection {
+    async fn run(
+        &mut self,
+        mut stream: TcpStream,
+        arriving: &mut mpsc::Receiver<Datagram>,
+        dropped: &CancellationToken,
+    ) -> &'static str {
+        let (mut reader, mut writer) = stream.split();
+        // Grows with what a camera sends; a stranger costs a page.
+        let mut buf = BytesMut::with_capacity(4096);
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reported = Instant::now();
+        let mut cameras = self.shared.cameras.clone();
+        loop {
+            let superseded = self.superseded.clone();
+            tokio::select! {
+                biased;
+                () = dropped.cancelled() => return if self.state == State::Stranger { "too-many" } else { "shutdown" },
+                () = superseded.cancelled() => return "superseded",
+                Some(datagram) = arriving.recv() => {
+                    self.datagram(&datagram);
+                    if self.all_bye() {
+                        return "bye";
+                    }
+                }
+                read = reader.read_buf(&mut buf) => match read {
+                    Ok(0) => return "closed",
+                    Err(_) => return "reset",
+                    Ok(_) => loop {
+                        match request::take(&mut buf) {
+                            Ok(None) => break,
+                            Ok(Some(Input::Frame(channel, bytes))) => {
+                                self.frame(channel, &bytes);
+                                if self.all_bye() {
+                                    return "bye";
+                                }
+                            }
+                            Ok(Some(Input::Request(request))) => {
+                                let (answer, end) = self.request(&request);
+                                if writer.write_all(answer.as_bytes()).await.is_err() {
+                                    return "reset";
+                                }
+                                if let Some(end) = end {
+                                    return end;
+                                }
+                            }
+                            Err(error) => {
+                                self.shared.counters.count(&error);
+                                tracing::warn!(from = %self.from, code = error.code(), "a camera's connection is closed");
+                                let _ = writer.write_all(b"RTSP/1.0 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+                                return error.code();
+                            }
+                        }
+                    },
+                },
+                changed = cameras.changed(), if self.camera.is_some() => {
+                    let still = self.camera.as_ref().is_some_and(|own| cameras.borrow().0.contains(own));
+                    if changed.is_err() || !still {
+                        return "enrolment-ended";
+                    }
+                }
+                _ = tick.tick() => {
+                    if let Some(end) = self.tick() {
+                        return end;
+                    }
+                    if self.state == State::Recording && reported.elapsed() >= REPORT_EVERY {
+                        reported = Instant::now();
+                        for bytes in self.receiver_reports() {
+                            if writer.write_all(&bytes).await.is_err() {
+                                return "reset";
+                            }
+                        }
+                    }
+                }
+            }
+            if buf.is_empty() && buf.capacity() > 256 * 1024 {
+                // A burst is over; its memory goes back.
+                buf = BytesMut::with_capacity(16 * 1024);
+            }
+        }
+    }
+
+    /// The answer, and why the connection ends if it does.
+    fn request(&mut self, request: &Request) -> (String, Option<&'static str>) {
+        let now = Instant::now();
+        let answer = |status: &str, more: &str| {
+            format!("RTSP/1.0 {status}\r\nCSeq: {}\r\nServer: mvb\r\n{more}\r\n", request.cseq)
+        };
+        if request.method == "OPTIONS" {
+            return (answer("200 OK", &format!("Public: {PUBLIC}\r\n")), None);
+        }
+        if !self.shared.may_try(self.from.ip(), now) {
+            self.shared.counters.add("rtsp-banned", 1);
+            return (answer("403 Forbidden", ""), Some("rtsp-banned"));
+        }
+        let cameras = self.shared.cameras.borrow().clone();
+        let asked = cameras.by_path(request.camera_path());
+        match self.challenge.check(request.authorization.as_deref(), &request.method, asked, now) {
+            Ok(()) => {}
+            Err(denied) => {
+                if matches!(denied, Denied::Wrong | Denied::Replayed) {
+                    self.shared.wrong_login(self.from.ip(), now);
+                    self.shared.counters.add("rtsp-wrong-login", 1);
+                    tracing::warn!(from = %self.from, path = request.camera_path(), "wrong login of a camera");
+                    self.challenge = Challenge::new(now);
+                }
+                let more: String = self
+                    .challenge
+                    .headers(asked, denied == Denied::Stale)
+                    .iter()
+                    .map(|header| format!("WWW-Authenticate: {header}\r\n"))
+                    .collect();
+                return (answer("401 Unauthorized", &more), None);
+            }
+        }
+        let Some(asked) = asked.cloned() else { return (answer("404 Not Found", ""), None) };
+        if self.camera.as_ref().is_some_and(|camera| camera.id != asked.id) {
+            return (answer("403 Forbidden", ""), Some("rtsp-other-camera"));
+        }
+        if request.session.as_ref().is_some_and(|session| *session != self.session) {
+            return (answer("454 Session Not Found", ""), None);
+        }
+        let session = format!("Session: {}\r\n", self.session);
+        match (request.method.as_str(), self.state) {
+            ("ANNOUNCE", State::Stranger | State::Announced) => match sdp::parse(&request.body) {
+                Ok(tracks) => {
+                    self.shared.known(self.number);
+                    self.camera = Some(asked);
+                    self.state = State::Announced;
+                    self.since = now;
+                    self.channels = tracks
+                        .into_iter()
+                        .map(|announced| Channel {
+                            control: announced.control.clone(),
+                            announced: Some(announced),
+                            track: None,
+                            interleaved: None,
+                            udp: None,
+                            bye: false,
+                        })
+                        .collect();
+                    (answer("200 OK", ""), None)
+                }
+                Err(error) => {
+                    self.shared.counters.count(&error);
+                    tracing::warn!(camera = %asked.id, %error, "a camera's description is refused");
+                    let status = match error {
+                        sdp::SdpError::Unsupported(_) => "415 Unsupported Media Type",
+                        _ => "400 Bad Request",
+                    };
+                    (answer(status, &format!("X-Reason: {}\r\n", error.code())), None)
+                }
+            },
+            ("SETUP", State::Announced) => match self.setup(request) {
+                Ok(transport) => (answer("200 OK", &format!("{session}Transport: {transport}\r\n")), None),
+                Err(status) => (answer(status, &session), None),
+            },
+            ("RECORD", State::Announced | State::Paused) if self.channels.iter().any(|c| c.track.is_some()) => {
+                self.record();
+                (answer("200 OK", &session), None)
+            }
+            ("RECORD", State::Recording) => (answer("200 OK", &session), None),
+            ("PAUSE", State::Recording | State::Paused) => {
+                self.pause();
+                (answer("200 OK", &session), None)
+            }
+            ("GET_PARAMETER" | "SET_PARAMETER", _) => (answer("200 OK", &session), None),
+            ("TEARDOWN", _) => (answer("200 OK", &session), Some("teardown")),
+            ("ANNOUNCE" | "SETUP" | "RECORD" | "PAUSE", _) => (answer("455 Method Not Valid in This State", ""), None),
+            ("DESCRIBE" | "PLAY", _) => (answer("405 Method Not Allowed", &format!("Allow: {PUBLIC}\r\n")), None),
+            _ => (answer("501 Not Implemented", ""), None),
+        }
+    }
+
+    fn setup(&mut self, request: &Request) -> Result<String, &'static str> {
+        let index = self.channel_of(request).ok_or("404 Not Found")?;
+        let asked = request.transport.as_deref().and_then(transport::parse).ok_or("461 Unsupported Transport")?;
+        let taken: Vec<u8> = self.channels.iter().filter_map(|c| c.interleaved).flat_map(|(a, b)| [a, b]).collect();
+        let channel = self.channels.get_mut(index).ok_or("404 Not Found")?;
+        let announced = channel.announced.take().ok_or("455 Method Not Valid in This State")?;
+        let id = TrackId(u8::try_from(index).unwrap_or(u8::MAX));
+        match asked {
+            Asked::Tcp(channels) => {
+                let ours = u8::try_from(2 * index).unwrap_or(0);
+                let pair = channels.unwrap_or((ours, ours + 1));
+                if taken.contains(&pair.0) || taken.contains(&pair.1) || pair.0 == pair.1 {
+                    channel.announced = Some(announced);
+                    return Err("461 Unsupported Transport");
+                }
+                channel.interleaved = Some(pair);
+                channel.track = Some(Track::new(id, announced, false));
+                Ok(format!("RTP/AVP/TCP;unicast;interleaved={}-{};mode=record", pair.0, pair.1))
+            }
+            Asked::Udp(rtp, rtcp) => {
+                let opened = self.shared.ports.as_ref().map(|ports| {
+                    transport::open(
+                        ports,
+                        self.local.ip(),
+                        self.from.ip(),
+                        (rtp, rtcp),
+                        index,
+                        self.datagrams.clone(),
+                        self.shared.clock.clone(),
+                        &self.shared.tasks,
+                        self.udp_stop.clone(),
+                    )
+                });
+                let udp = match opened {
+                    Some(Ok(udp)) => udp,
+                    refused => {
+                        if let Some(Err(error)) = refused {
+                            self.shared.counters.add("rtsp-no-udp-port", 1);
+                            tracing::error!(%error, "no UDP ports for a camera");
+                        }
+                        channel.announced = Some(announced);
+                        return Err("461 Unsupported Transport");
+                    }
+                };
+                let port = udp.port;
+                channel.udp = Some(udp);
+                channel.track = Some(Track::new(id, announced, true));
+                Ok(format!(
+                    "RTP/AVP/UDP;unicast;client_port={rtp}-{rtcp};server_port={port}-{};mode=record",
+                    u32::from(port) + 1
+                ))
+            }
+        }
+    }
+
+    /// The medium that a SETUP means: by its control attribute, absolute or relative; one without any by its place.
+    fn channel_of(&self, request: &Request) -> Option<usize> {
+        let path = request.path().trim_end_matches('/');
+        let by_control = self.channels.iter().position(|channel| {
+            let control = channel.control.trim_end_matches('/');
+            !control.is_empty()
+                && (request.uri.trim_end_matches('/') == control
+                    || path
+                        .strip_suffix(control)
+                        .is_some_and(|before| before.ends_with(['/', '?']) || before.is_empty()))
+        });
+        by_control.or_else(|| {
+            let only = self.channels.len() == 1;
+            self.channels.iter().position(|c| (only || c.control.is_empty()) && c.announced.is_some())
+        })
+    }
+
+    fn record(&mut self) {
+        let Some(camera) = self.camera.as_ref().map(|camera| camera.id) else { return };
+        let now = Instant::now();
+        (self.media, self.video) = (now, now);
+        let resumed = self.state == State::Paused && self.feed.is_some();
+        self.state = State::Recording;
+        if resumed {
+            return;
+        }
+        self.superseded = self.shared.begin(camera, self.number);
+        let mut feed = self.shared.intake.open(camera);
+        for track in self.channels.iter().filter_map(|channel| channel.track.as_ref()) {
+            if let Some(params) = track.params() {
+                feed.push(Item::Params(Arc::new(params)));
+            }
+        }
+        self.feed = Some(feed);
+        let transport = if self.channels.iter().any(|channel| channel.udp.is_some()) { "udp" } else { "tcp" };
+        let from = self.from;
+        tracing::info!(%camera, %from, transport, "a camera streams");
+        self.shared.update(camera, |status| {
+            status.connected = true;
+            status.transport = transport;
+            status.remote = Some(from);
+            status.no_video = false;
+            status.sessions += 1;
+        });
+    }
+
+    fn pause(&mut self) {
+        self.flush();
+        self.state = State::Paused;
+        self.since = Instant::now();
+    }
+
+    fn frame(&mut self, channel: u8, bytes: &[u8]) {
+        let arrived = self.shared.clock.boottime();
+        let found = self.channels.iter().enumerate().find_map(|(index, c)| {
+            let (rtp, rtcp) = c.interleaved?;
+            if rtp == channel { Some((index, false)) } else { (rtcp == channel).then_some((index, true)) }
+        });
+        match found {
+            Some((index, false)) => self.rtp(index, bytes, arrived),
+            Some((index, true)) => self.rtcp(index, bytes, arrived),
+            None => self.shared.counters.add("rtsp-unknown-channel", 1),
+        }
+    }
+
+    fn datagram(&mut self, datagram: &Datagram) {
+        if datagram.control {
+            self.rtcp(datagram.track, &datagram.bytes, datagram.arrived);
+        } else {
+            self.rtp(datagram.track, &datagram.bytes, datagram.arrived);
+        }
+    }
+
+    fn rtp(&mut self, index: usize, bytes: &[u8], arrived: BootTime) {
+        // What comes between SETUP and RECORD was sent before the answer; nothing is recorded before RECORD.
+        if self.feed.is_none() {
+            return;
+        }
+        let origin = self.origin;
+        if let Some(track) = self.channels.get_mut(index).and_then(|channel| channel.track.as_mut()) {
+            track.push(bytes, arrived, origin, &mut self.items);
+            let is_video = track.codec().is_video();
+            self.media = Instant::now();
+            if is_video {
+                self.video = self.media;
+            }
+        }
+        self.deliver();
+    }
+
+    fn rtcp(&mut self, index: usize, bytes: &[u8], arrived: BootTime) {
+        let Ok(compound) = rtcp_types::Compound::parse(bytes) else {
+            self.shared.counters.add("rtcp-malformed", 1);
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(index) else { return };
+        for packet in compound {
+            match packet {
+                Ok(rtcp_types::Packet::Sr(sr)) if sr.ntp_timestamp() != 0 => {
+                    let report = Report { ntp: sr.ntp_timestamp(), rtp: sr.rtp_timestamp() };
+                    self.origin.get_or_insert((report.ntp, arrived));
+                    if let Some(track) = &mut channel.track {
+                        track.report(report);
+                    }
+                }
+                Ok(rtcp_types::Packet::Bye(_)) => channel.bye = true,
+                Ok(_) => {}
+                Err(_) => {
+                    self.shared.counters.add("rtcp-malformed", 1);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn all_bye(&self) -> bool {
+        let mut tracks = self.channels.iter().filter(|channel| channel.track.is_some()).peekable();
+        tracks.peek().is_some() && tracks.all(|channel| channel.bye)
+    }
+
+    fn deliver(&mut self) {
+        let Some(feed) = &mut self.feed else { return self.items.clear() };
+        for item in self.items.drain(..) {
+            feed.push(item);
+        }
+    }
+
+    fn flush(&mut self) {
+        let (now, origin) = (self.shared.clock.boottime(), self.origin);
+        for track in self.channels.iter_mut().filter_map(|channel| channel.track.as_mut()) {
+            track.flush(now, origin, &mut self.items);
+        }
+        self.deliver();
+    }
+
+    /// Time-outs, holes that waited long enough, status.
+    fn tick(&mut self) -> Option<&'static str> {
+        let limit = match self.state {
+            State::Stranger => (self.since, LOGIN, "login-timeout"),
+            State::Announced => (self.since, SETUP, "setup-timeout"),
+            State::Paused => (self.since, PAUSED, "pause-timeout"),
+            State::Recording => (self.media, MEDIA, "media-timeout"),
+        };
+        if limit.0.elapsed() >= limit.1 {
+            self.shared.counters.add(limit.2, 1);
+            return Some(limit.2);
+        }
+        if self.state != State::Recording {
+            return None;
+        }
+        let (now, origin) = (self.shared.clock.boottime(), self.origin);
+        for track in self.channels.iter_mut().filter_map(|channel| channel.track.as_mut()) {
+            track.poll(now, origin, &mut self.items);
+        }
+        self.deliver();
+        self.publish();
+        None
+    }
+
+    fn publish(&mut self) {
+        let Some(camera) = self.camera.as_ref().map(|camera| camera.id) else { return };
+        let tracks = || self.channels.iter().filter_map(|channel| channel.track.as_ref());
+        let delivered: u64 = tracks().map(|track| track.counts().units).sum();
+        let lost: u64 = tracks().map(|track| track.counts().lost).sum();
+        let no_video = tracks().any(|track| track.codec().is_video()) && self.video.elapsed() >= MEDIA;
+        let (more, more_lost) = (delivered - self.delivered, lost - self.lost);
+        (self.delivered, self.lost) = (delivered, lost);
+        if no_video && !self.shared.status.borrow().cameras.get(&camera).is_some_and(|status| status.no_video) {
+            self.shared.counters.add("camera-no-video", 1);
+            tracing::warn!(%camera, "the camera sends no picture any more");
+        }
+        self.shared.update(camera, |status| {
+            status.accepted += more;
+            status.lost += more_lost;
+            status.no_video = no_video;
+        });
+    }
+
+    /// Receiver reports: as interleaved frames to write, or sent over UDP here.
+    fn receiver_reports(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        for channel in &self.channels {
+            let Some((ssrc, highest, lost)) = channel.track.as_ref().and_then(Track::reception) else { continue };
+            let mut report = vec![0x81, 201, 0, 7];
+            // Our own SSRC: the receiver has none of its own, any fixed one serves.
+            report.extend(1_u32.to_be_bytes());
+            report.extend(ssrc.to_be_bytes());
+            let lost = u32::try_from(lost.min(0x7f_ffff)).unwrap_or(0);
+            report.extend(lost.to_be_bytes());
+            report.extend(highest.to_be_bytes());
+            report.extend([0; 12]);
+            match (&channel.udp, channel.interleaved) {
+                (Some(udp), _) => {
+                    let _ = udp.rtcp.try_send_to(&report, udp.client_rtcp);
+                }
+                (None, Some((_, rtcp))) => {
+                    let len = u16::try_from(report.len()).unwrap_or(0).to_be_bytes();
+                    frames.push([&[b'$', rtcp, len[0], len[1]][..], &report].concat());
+                }
+                (None, None) => {}
+            }
+        }
+        frames
+    }
+
+    /// Datagrams that were on their way when the session ended are still taken.
+    async fn drain(&mut self, arriving: &mut mpsc::Receiver<Datagram>) {
+        if self.feed.is_some() && self.channels.iter().any(|channel| channel.udp.is_some()) {
+            let end = Instant::now() + DRAIN;
+            while let Ok(Some(datagram)) = tokio::time::timeout_at(end, arriving.recv()).await {
+                self.datagram(&datagram);
+            }
+        }
+        self.udp_stop.cancel();
+    }
+
+    fn end(&mut self, reason: &'static str) {
+        self.flush();
+        self.publish();
+        if let Some(feed) = self.feed.take() {
+            feed.end(reason);
+            if let Some(camera) = self.camera.as_ref().map(|camera| camera.id) {
+                tracing::info!(%camera, reason, "a camera's session ended");
+                let present = self.shared.end(camera, self.number);
+                self.shared.update(camera, |status| {
+                    status.last_end = Some(reason);
+                    if present {
+                        status.connected = false;
+                    }
+                });
+            }
+        }
+        self.shared.counters.add(reason, 1);
+    }
+}
