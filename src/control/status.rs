@@ -93,6 +93,10 @@ pub struct Camera {
     pub bytes: ByteCount,
     /// At most so much of its footage would be lost if power were cut now, milliseconds.
     pub loss_bound_ms: u64,
+    /// RTP packets lost between camera and box in this run.
+    pub lost: u64,
+    /// A picture was announced and none comes, though sound may.
+    pub no_video: bool,
     /// Why its last session ended.
     pub last_end: Option<String>,
 }
@@ -179,6 +183,7 @@ pub fn words(code: &str) -> &str {
         "journal-fork" => "the cloud knows another journal of this box (rollback or clone): nothing is erased",
         "wrong-certificate" => "a network showed a wrong certificate for the cloud: that link carries nothing",
         "recorder-stopped" => "the recorder has stopped: see the log; the daemon starts again",
+        "camera-no-video" => "a camera is connected and sends no picture",
         "storage-failed" => "the store cannot be opened: see the log, check storage.path and the card",
         other => other,
     }
@@ -271,6 +276,8 @@ pub mod samples {
             units: 0,
             bytes: ByteCount(0),
             loss_bound_ms,
+            lost: 0,
+            no_video: false,
             last_end: None,
         }
     }

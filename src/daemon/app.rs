@@ -16,7 +16,8 @@ use crate::control::roster::{Cameras, Roster, RosterError};
 use crate::control::socket::{Server, SocketError};
 use crate::daemon::agreement::{Agreement, AgreementError, View};
 use crate::daemon::supervisor::{self, Board};
-use crate::daemon::{gather, metrics, runs, services, systemd, uplink};
+use crate::daemon::{cameras, gather, metrics, runs, services, systemd, uplink};
+use crate::ingest;
 use crate::relay::uplink::LiveTap;
 use crate::store::{self, CameraSettings, Directory, Limits, Policy, Recorder, RecorderHandle, Settings, Store};
 use nix::fcntl::{Flock, FlockArg};
@@ -75,6 +76,9 @@ pub enum AppError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[source] store::Error),
+    /// Cameras cannot be accepted.
+    #[error(transparent)]
+    Listen(#[from] cameras::ListenError),
     /// Control socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -87,6 +91,9 @@ pub enum AppError {
     /// The recorder stopped by itself: the daemon may not go on (docs/adr/0004).
     #[error("the recorder stopped: {0}")]
     RecorderStopped(String),
+    /// The RTSP server stopped by itself: a box that takes no camera must be started again.
+    #[error("the server for cameras stopped: {0}")]
+    CamerasStopped(String),
 }
 
 impl Coded for AppError {
@@ -99,10 +106,12 @@ impl Coded for AppError {
             Self::Agreement(error) => error.code(),
             Self::Card { .. } => "card-unusable",
             Self::Store(error) => error.code(),
+            Self::Listen(error) => error.code(),
             Self::Socket(error) => error.code(),
             Self::Signals(_) => "signals",
             Self::Interrupted => "interrupted",
             Self::RecorderStopped(_) => "recorder-stopped",
+            Self::CamerasStopped(_) => "cameras-stopped",
         }
     }
 }
@@ -115,6 +124,7 @@ pub struct App {
     config: Config,
     recorder: Recorder,
     handle: RecorderHandle,
+    ingest: ingest::Server,
     uplink: uplink::Ground,
     link: watch::Sender<gather::Link>,
     services: Arc<services::Services>,
@@ -162,6 +172,13 @@ impl App {
         };
         let link = watch::Sender::new(gather::Link::default());
 
+        let credentials = cameras::follow(&tasks, &roster, agreement.clone());
+        let ingest = ingest::Config { listen: config.rtsp, udp_ports: config.udp_ports.clone() };
+        let intake = Arc::new(handle.clone());
+        let ingest = ingest::Server::bind(ingest, credentials, intake, clock.clone(), counters.clone())
+            .await
+            .map_err(|source| cameras::ListenError { address: config.rtsp, source })?;
+
         let snapshot = snapshot(Sources {
             config: config.clone(),
             clock,
@@ -172,6 +189,7 @@ impl App {
             agreement: agreement.view(),
             recorder: handle.status(),
             link: link.subscribe(),
+            ingest: ingest.status(),
             board: board.clone(),
             counters: [counters.clone(), store.counters()],
         });
@@ -184,6 +202,7 @@ impl App {
             config,
             recorder,
             handle,
+            ingest,
             uplink,
             link,
             services,
@@ -201,8 +220,9 @@ impl App {
     pub async fn run(self, mut stop: mpsc::Receiver<&'static str>) -> Result<(), AppError> {
         let (board, counters) = (self.board.clone(), self.counters.clone());
         let parts = Parts {
+            // Its own set, so that shutdown can wait for the sessions alone.
+            cameras: Tasks::default(),
             recorder: self.tasks.part(),
-            cameras: self.tasks.part(),
             uplink: self.tasks.part(),
             rest: self.tasks.part(),
         };
@@ -211,6 +231,9 @@ impl App {
         let link = self.link.subscribe();
         let mut recorder = self.tasks.spawn("recorder", self.recorder.run(parts.recorder.clone()));
         self.tasks.spawn("uplinks", uplink::run(parts.uplink.clone(), self.uplink, self.link));
+        let rtsp = self.ingest.address();
+        board.set("cameras", "running", None);
+        let mut ingest = parts.cameras.spawn("cameras", self.ingest.run(parts.cameras.clone()));
         let services = self.services.clone();
         let rest = parts.rest.clone();
         self.tasks
@@ -225,16 +248,21 @@ impl App {
         let line = move || gather::line(&snapshot());
         self.tasks.spawn("systemd", systemd::run(rest, self.handle.status(), line));
         systemd::ready();
-        tracing::info!(rtsp = %self.config.rtsp, "ready");
+        tracing::info!(%rtsp, "ready");
 
-        let why = tokio::select! {
+        // A handle that has given its result may not be asked again.
+        let (why, recorder) = tokio::select! {
             Some(signal) = stop.recv() => {
                 tracing::info!(signal, "shutting down; a second signal exits at once");
-                Ok(())
+                (Ok(()), Some(recorder))
+            }
+            ended = &mut ingest => {
+                board.set("cameras", "stopped", None);
+                (Err(AppError::CamerasStopped(said(ended))), Some(recorder))
             }
             ended = &mut recorder => {
                 board.set("recorder", "stopped", None);
-                Err(AppError::RecorderStopped(said(ended)))
+                (Err(AppError::RecorderStopped(said(ended))), None)
             }
         };
         let connected = link.borrow().state == "connected";
@@ -245,7 +273,7 @@ impl App {
                 tracing::warn!(signal, "second signal: exit at once, recovery ends the segments");
                 Err(AppError::Interrupted)
             }
-            clean = shut_down(&self.tasks, parts, recorder, why.is_ok(), connected) => why.and(clean),
+            clean = shut_down(&self.tasks, parts, recorder, connected) => why.and(clean),
         }
     }
 }
@@ -262,20 +290,21 @@ struct Parts {
 async fn shut_down(
     tasks: &Tasks,
     parts: Parts,
-    recorder: JoinHandle<Result<(), store::Error>>,
-    recorder_runs: bool,
+    recorder: Option<JoinHandle<Result<(), store::Error>>>,
     connected: bool,
 ) -> Result<(), AppError> {
-    parts.cameras.stopping().cancel();
+    // Each session hands over its last frame before the recorder ends the segments.
+    if !parts.cameras.stop(CAMERAS_STOP).await {
+        tracing::warn!("some cameras' sessions did not end in time");
+    }
     parts.recorder.stopping().cancel();
-    let clean = if recorder_runs {
-        match tokio::time::timeout(RECORDER_STOP, recorder).await {
+    let clean = match recorder {
+        None => Ok(()),
+        Some(recorder) => match tokio::time::timeout(RECORDER_STOP, recorder).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(ended) => Err(AppError::RecorderStopped(said(ended))),
             Err(_) => Err(AppError::RecorderStopped("not within its deadline".into())),
-        }
-    } else {
-        Ok(())
+        },
     };
     if connected {
         // The last signed frames are on their way to viewers and cloud; what misses this goes with the backlog.
@@ -289,7 +318,7 @@ async fn shut_down(
     clean
 }
 
-fn said(ended: Result<Result<(), store::Error>, tokio::task::JoinError>) -> String {
+fn said<E: std::error::Error>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> String {
     match ended {
         Ok(Ok(())) => "by itself".to_owned(),
         Ok(Err(error)) => chain(&error),
@@ -396,6 +425,7 @@ struct Sources {
     agreement: watch::Receiver<View>,
     recorder: watch::Receiver<store::Status>,
     link: watch::Receiver<gather::Link>,
+    ingest: watch::Receiver<ingest::Status>,
     board: Board,
     counters: [Counters; 2],
 }
@@ -403,7 +433,7 @@ struct Sources {
 fn snapshot(sources: Sources) -> metrics::Snapshot {
     Arc::new(move || {
         let (recorder, view) = (sources.recorder.borrow().clone(), sources.agreement.borrow().clone());
-        let sessions = std::collections::HashMap::new();
+        let sessions = cameras::sessions(&sources.ingest.borrow());
         let cameras = gather::cameras(&sources.roster.cameras(), &sessions, &recorder);
         let link = sources.link.borrow().clone();
         let quarantined = (link.state == "quarantined").then_some("wrong-certificate");

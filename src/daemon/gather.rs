@@ -21,6 +21,10 @@ pub struct Session {
     pub peer: Option<String>,
     /// Access units accepted in this run, over all sessions.
     pub accepted: u64,
+    /// RTP packets lost on the way in this run.
+    pub lost: u64,
+    /// A picture was announced and none comes.
+    pub no_video: bool,
     /// Why its last session ended.
     pub last_end: Option<String>,
 }
@@ -68,6 +72,8 @@ pub fn cameras(
                 units: recorded.map_or(0, |camera| camera.units),
                 bytes: recorded.map_or(ByteCount(0), |camera| camera.bytes),
                 loss_bound_ms: recorded.map_or(0, |camera| millis(camera.loss_bound)),
+                lost: session.lost,
+                no_video: session.no_video,
                 last_end: session.last_end,
             }
         })

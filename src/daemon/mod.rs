@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod app;
+pub mod cameras;
 pub mod cli;
 pub mod gather;
 pub mod metrics;

@@ -10,6 +10,7 @@ use crate::control::pairing;
 use crate::control::recipients;
 use crate::control::roster::{self, Enrolled, Roster};
 use crate::daemon::agreement::Agreement;
+use crate::daemon::cameras;
 use crate::daemon::metrics::Snapshot;
 use crate::seal::SegmentSource;
 use crate::store::Store;
@@ -95,15 +96,19 @@ impl Services {
                     Ok(enrolled)
                 }))
             }
-            roster::Command::Remove { camera } => Reply::of(
-                roster.find(&camera).and_then(|camera| roster.remove(camera.id)).map_err(|error| refused(&error)),
-            ),
+            roster::Command::Remove { camera } => {
+                Reply::of(roster.find(&camera).map_err(|error| refused(&error)).and_then(|camera| {
+                    roster.remove(camera.id).map_err(|error| refused(&error))?;
+                    self.agreement.set_credential(camera.id, None).map_err(|error| refused(&error))
+                }))
+            }
         }
     }
 
     /// A new password for a camera; only its hashes are kept.
     fn with_password(&self, camera: roster::Camera) -> Result<Enrolled, Refusal> {
         let password = roster::new_password();
+        cameras::keep_password(&self.agreement, &camera, &password).map_err(|error| refused(&error))?;
         let url = format!("rtsp://{}/{}", self.url_host, camera.path);
         Ok(Enrolled { camera, url, password })
     }

@@ -76,9 +76,11 @@ fn write(out: &mut String, status: &Status, reasons: bool) -> std::fmt::Result {
             (Some(reason), false) => format!(", last session ended: {reason}"),
             _ => String::new(),
         };
+        let lost = if camera.lost > 0 { format!(", {} packets lost on the way", camera.lost) } else { String::new() };
+        let dark = if camera.no_video { ", NO PICTURE" } else { "" };
         writeln!(
             out,
-            "{title:9} {name}  {}{peer}, {} frames, {}{}{ended}",
+            "{title:9} {name}  {}{dark}{peer}, {} frames, {}{}{lost}{ended}",
             camera.state,
             camera.accepted,
             camera.bytes,
