@@ -216,9 +216,12 @@ Two cameras push to the box, the box seals, records and relays, the cloud verifi
         print(f"Everything is in the cloud, {time.monotonic() - began:.1f} s after the cameras ended.")
 
     def all_committed(self):
+        """The box has nothing to send, and the cloud has committed as many units as the box has sealed."""
         status = self.box("status")
-        idle = all(each["state"] in ("idle",) and not each["connected"] for each in status["cameras"])
-        return idle and status["uplink"]["backlog_segments"] == 0
+        committed = compare.committed(self.cloud("recordings"))
+        return status["uplink"]["backlog_segments"] == 0 and all(
+            each["state"] == "idle" and not each["connected"] and committed.get(each["id"], 0) >= each["units"] > 0
+            for each in status["cameras"])
 
     def summary(self):
         status = {each["id"]: each for each in self.box("status")["cameras"]}
