@@ -22,6 +22,7 @@ pub mod control;
 pub mod daemon;
 pub mod ingest;
 pub mod media;
+pub mod play;
 pub mod relay;
 pub mod seal;
 #[cfg(feature = "sim")]

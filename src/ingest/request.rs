@@ -33,8 +33,6 @@ pub struct Request {
     pub transport: Option<String>,
     /// `Session`, without parameters.
     pub session: Option<String>,
-    /// `Content-Type`.
-    pub content_type: Option<String>,
     /// Body.
     pub body: Vec<u8>,
 }
@@ -132,7 +130,6 @@ pub fn take(buf: &mut BytesMut) -> Result<Option<Input>, ReadError> {
                 authorization: text(&headers::AUTHORIZATION),
                 transport: text(&headers::TRANSPORT),
                 session,
-                content_type: text(&headers::CONTENT_TYPE),
                 body: request.body().clone(),
             })))
         }

@@ -4,6 +4,7 @@
 //! `hub` uses `tokio::sync`. Does not belong here: RTP (see `ingest`), encryption (see `seal`), files (see `store`).
 
 pub mod intake;
+pub mod mp4;
 pub mod timeline;
 pub mod unit;
 

@@ -7,6 +7,7 @@
 pub mod frame;
 pub mod header;
 pub mod journal;
+pub mod keyfile;
 pub mod keys;
 pub mod open;
 pub mod recipients;

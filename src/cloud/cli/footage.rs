@@ -1,4 +1,4 @@
-//! `mvb-cloud recordings`, `export` and `verify`: they read the vault itself and work without the daemon.
+//! `mvb-cloud recordings` and `verify`: they read the vault itself and work without the daemon.
 
 use super::{Failure, Global, Outcome, utc};
 use crate::cloud::recordings::group;
@@ -69,7 +69,7 @@ fn short(named: &verify::Named) -> String {
 }
 
 /// A progress bar on the terminal; silent elsewhere.
-fn progress(what: &str) -> indicatif::ProgressBar {
+pub(super) fn progress(what: &str) -> indicatif::ProgressBar {
     let bar = indicatif::ProgressBar::new(0);
     // The template is a constant that parses.
     if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {

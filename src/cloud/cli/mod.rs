@@ -3,6 +3,7 @@
 //! Belongs here: the words that a person types and reads. Does not belong here: logic. Results go to standard output
 //! (one JSON value with `--json`), everything else to standard error.
 
+pub mod export;
 mod footage;
 mod keys;
 mod pair;
@@ -60,6 +61,8 @@ enum Command {
     Pair(pair::Command),
     /// List the recordings in the vault (works without the daemon).
     Recordings,
+    /// Open footage with the organisation's key and write an MP4 (works without the daemon).
+    Export(export::Args),
     /// Prove that everything in the vault is complete and untouched, with public keys only (works without the daemon).
     Verify,
     /// Show boxes, sessions, counts, backlog and alarms.
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&global, args),
         Command::Pair(command) => pair::run(&global, command),
         Command::Recordings => footage::recordings(&global),
+        Command::Export(args) => export::run(&global, &args),
         Command::Verify => footage::verify(&global),
         Command::Status => status::run(&global),
         Command::Unlock(args) => keys::unlock(&global, &args),

@@ -7,7 +7,6 @@
 //! frame. The channel's state is behind one mutex per hub, held for one fragment, never across an await.
 
 pub mod assemble;
-mod mux;
 mod opener;
 
 pub use assemble::Fragment;

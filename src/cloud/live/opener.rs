@@ -3,24 +3,15 @@
 //! Belongs here: which segment is being read, its key, the records' order. Does not belong here: MP4 (`play::live`).
 
 use super::assemble::{Assembler, Fragment, Frame};
-use super::mux::{Mux, Muxed};
 use crate::base::ids::SegmentId;
 use crate::base::reason::{Coded, Counters};
 use crate::base::units::BootTime;
 use crate::cloud::vault::Keyring;
+use crate::play::live::{Init, Mux, Muxed};
 use crate::seal::{Header, Reader, Record};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Where a player starts: MIME type and initialisation segment.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Init {
-    /// For Media Source Extensions, with codecs.
-    pub mime: String,
-    /// `ftyp` and `moov`.
-    pub bytes: Bytes,
-}
 
 /// What viewers of a camera are told.
 #[derive(Debug, Clone)]
