@@ -151,6 +151,7 @@ impl H264 {
         let (start, end) = (header & 0x80 != 0, header & 0x40 != 0);
         if start {
             self.end_fragment();
+            self.building(timestamp);
             let mut nal = BytesMut::with_capacity(body.len() + 1);
             nal.extend_from_slice(&[indicator & 0xe0 | header & 0x1f]);
             nal.extend_from_slice(body);
@@ -176,13 +177,13 @@ impl H264 {
 
     /// A fragmented NAL unit whose end did not come is kept as far as it goes.
     fn end_fragment(&mut self) {
-        if let Some(nal) = self.fragment.take()
-            && let Some(unit) = &mut self.unit
-        {
-            unit.damaged = true;
-            append(&mut unit.data, &nal);
-        } else {
-            self.loss = true;
+        let Some(nal) = self.fragment.take() else { return };
+        match &mut self.unit {
+            Some(unit) => {
+                unit.damaged = true;
+                append(&mut unit.data, &nal);
+            }
+            None => self.loss = true,
         }
     }
 
@@ -338,7 +339,7 @@ mod tests {
         let three = unit(push(&mut h264, &packet(9, true, &[0x7c, 0x45, 3])));
         for unit in [&one, &two, &three] {
             assert_eq!(unit.data, expected[..]);
-            assert!(unit.key && !unit.damaged && !unit.disposable);
+            assert!(unit.key && !unit.damaged && !unit.disposable && !unit.loss_before);
         }
     }
 
