@@ -155,6 +155,7 @@ struct Session<L: Link> {
     known: Option<Head>,
     journal_busy: bool,
     journal_sent: Option<Instant>,
+    journal_looked: Option<Instant>,
     offers_busy: bool,
     offers_dirty: bool,
     time_asked: Option<Instant>,
@@ -227,6 +228,7 @@ pub async fn run<L: Link>(link: L, control: Control, party: Party, shared: Share
         chunks_in_flight: 0,
         journal_busy: false,
         journal_sent: None,
+        journal_looked: None,
         offers_busy: false,
         offers_dirty: true,
         time_asked: None,
@@ -534,6 +536,8 @@ impl<L: Link> Session<L> {
         });
         let waited = self.journal_sent.is_none_or(|at| at.elapsed() >= JOURNAL_AT_LEAST);
         if entries.is_empty() || !(news || waited) {
+            // Nothing to send, or nothing that could be read: looked at again in a second, not at once.
+            self.journal_looked = Some(Instant::now());
             return;
         }
         let mut size = 0;
@@ -576,7 +580,9 @@ impl<L: Link> Session<L> {
             });
         }
         let head = self.shared.source.journal_head();
-        let due = self.journal_sent.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
+        let due = [self.journal_sent, self.journal_looked]
+            .iter()
+            .all(|at| at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)));
         if !self.journal_busy && due && head != self.known {
             self.journal_busy = true;
             let (source, known) = (self.shared.source.clone(), self.known);
