@@ -232,12 +232,6 @@ impl Keyring {
     }
 }
 
-/// The text of a public key file.
-#[must_use]
-pub fn public_text(public: &[u8; 32]) -> String {
-    format!("{PUBLIC_MARK} recovery {}\n", data_encoding::HEXLOWER.encode(public))
-}
-
 /// A public key from the text of its file.
 #[must_use]
 pub fn parse_public(text: &str) -> Option<[u8; 32]> {
@@ -285,12 +279,16 @@ mod tests {
         RecipientSecret::generate().public(RecipientRole::Recovery).public
     }
 
+    fn text() -> String {
+        crate::seal::keyfile::public_text(&RecipientSecret::generate().public(RecipientRole::Recovery))
+    }
+
     #[test]
     fn without_a_key_there_is_no_set_and_an_added_key_makes_one() {
         let dir = tempfile::tempdir().expect("folder");
         let mut keyring = Keyring::load(dir.path(), None).expect("empty");
         assert_eq!(*keyring.watch().borrow(), None);
-        let added = keyring.add(&public_text(&public()), "safe").expect("added");
+        let added = keyring.add(&text(), "safe").expect("added");
         let set = keyring.watch().borrow().clone().expect("a set");
         assert_eq!((set.organisation, set.keys.len()), (NO_ORGANISATION, 1));
         let mut again = Keyring::load(dir.path(), None).expect("reads");
@@ -304,7 +302,7 @@ mod tests {
     fn a_new_pairing_replaces_the_organisations_keys_and_keeps_added_ones() {
         let dir = tempfile::tempdir().expect("folder");
         let mut keyring = Keyring::load(dir.path(), None).expect("empty");
-        keyring.add(&public_text(&public()), "safe").expect("added");
+        keyring.add(&text(), "safe").expect("added");
         let (first, second) = (OrganisationId::random(), OrganisationId::random());
         let stated = |organisation, recovery| Stated { organisation, sealing: public(), recovery };
         keyring.state(stated(first, vec![public(), public()]));

@@ -4,7 +4,11 @@ use super::{Context, Error, Exit};
 use crate::base::ids::KeyId;
 use crate::control::Command;
 use crate::control::recipients::{self, Listed};
-use std::path::PathBuf;
+use crate::seal::{RecipientRole, RecipientSecret, keyfile};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `mvbctl recipients`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +23,11 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Make a recovery key, away from the box: FILE is the secret, FILE.pub what boxes and cloud are given.
+    Generate {
+        /// Where to write the secret key; keep it offline.
+        file: PathBuf,
+    },
     /// Seal new segments to one more recovery key.
     Add {
         /// Its public key file.
@@ -36,12 +45,36 @@ enum What {
     },
 }
 
+/// Writes both halves; an existing file is not replaced, because it may be the only copy of a key.
+fn generate(file: &Path, context: &Context) -> Result<(), Error> {
+    let secret = RecipientSecret::generate();
+    let public = secret.public(RecipientRole::Recovery);
+    let mut public_file = file.as_os_str().to_owned();
+    public_file.push(".pub");
+    let public_file = PathBuf::from(public_file);
+    write_new(file, keyfile::secret_text(&secret).as_bytes(), 0o600)?;
+    write_new(&public_file, keyfile::public_text(&public).as_bytes(), 0o644)?;
+    if context.json {
+        return context.print_json(&serde_json::json!({ "key": public.id(), "secret": file, "public": public_file }));
+    }
+    println!("Key {}: keep {} offline, give {} to boxes or cloud.", public.id(), file.display(), public_file.display());
+    Ok(())
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let failed =
+        |source| Error::File { path: path.to_owned(), what: "cannot be made (an existing key is kept)", source };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 /// Does it.
 ///
 /// # Errors
 /// The file cannot be read; the daemon does not answer or refuses.
 pub fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     match args.command {
+        What::Generate { file } => generate(&file, context)?,
         What::Add { file, name } => {
             let public = std::fs::read_to_string(&file).map_err(|source| Error::File {
                 path: file.clone(),
