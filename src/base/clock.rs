@@ -54,6 +54,16 @@ impl Clock {
         Self::new(boot, Base::Runtime { zero, boottime, wall }, WallTime(0))
     }
 
+    /// The same clock with a floor under its statements.
+    #[must_use]
+    pub fn not_before(self, floor: WallTime) -> Self {
+        {
+            let mut kept = self.0.floor.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.floor = kept.floor.max(floor);
+        }
+        self
+    }
+
     fn new(boot: BootId, base: Base, floor: WallTime) -> Self {
         Self(Arc::new(Inner { boot, base, floor: Mutex::new(Floor { floor, heard: None }) }))
     }

@@ -15,11 +15,12 @@ use crate::control::config::Config;
 use crate::control::roster::{Cameras, Roster, RosterError};
 use crate::control::socket::{Server, SocketError};
 use crate::daemon::agreement::{Agreement, AgreementError, View};
+use crate::daemon::machine::Machine;
 use crate::daemon::supervisor::{self, Board};
 use crate::daemon::{cameras, gather, metrics, runs, services, systemd, uplink};
 use crate::ingest;
 use crate::relay::uplink::LiveTap;
-use crate::store::{self, CameraSettings, Directory, Limits, Policy, Recorder, RecorderHandle, Settings, Store};
+use crate::store::{self, CameraSettings, Limits, Policy, Recorder, RecorderHandle, Settings, Store};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -139,11 +140,11 @@ impl App {
     ///
     /// # Errors
     /// The first part that cannot be used.
-    pub async fn load(config: Config, state: &Path) -> Result<Self, AppError> {
+    pub async fn load(config: Config, state: &Path, machine: &dyn Machine) -> Result<Self, AppError> {
         let (tasks, board, counters) = (Tasks::default(), Board::default(), Counters::default());
         let began = Instant::now();
         let lock = lock(state)?;
-        let clock = Clock::system(floor());
+        let clock = machine.clock(floor());
         let run = Run { boot: clock.boot(), start: runs::next(state)? };
         let agreement = Arc::new(Agreement::open(state)?);
         let signer = agreement.evidence();
@@ -152,7 +153,7 @@ impl App {
 
         let roster = Arc::new(Roster::load(state)?);
 
-        let store = open_store(&config, state, run, clock.clone(), signer)?;
+        let store = open_store(&config, state, run, clock.clone(), signer, machine)?;
         let recipients = agreement.recipients();
         let settings = follow_settings(&tasks, &config, roster.watch(), &agreement);
         let tap = LiveTap::new(counters.clone());
@@ -344,11 +345,12 @@ fn open_store(
     run: Run,
     clock: Clock,
     signer: Arc<dyn Signer>,
+    machine: &dyn Machine,
 ) -> Result<Store, AppError> {
     let card = |source| AppError::Card { path: config.storage.clone(), source };
     std::fs::create_dir_all(&config.storage).map_err(card)?;
     let opened = Store::open(store::Options {
-        volume: Arc::new(Directory::open(&config.storage).map_err(card)?),
+        volume: machine.card(&config.storage).map_err(card)?,
         internal: state.join("store"),
         run,
         clock,
@@ -477,6 +479,7 @@ mod tests {
     use crate::control::command::{Command, Reply};
     use crate::control::socket;
     use crate::control::status::Verdict;
+    use crate::daemon::machine::Real;
 
     fn config(folder: &Path) -> Config {
         Config {
@@ -501,8 +504,8 @@ mod tests {
     async fn it_boots_answers_and_stops_and_counts_its_starts() {
         let dir = tempfile::tempdir().expect("folder");
         for start in 1..=2 {
-            let app = App::load(config(dir.path()), dir.path()).await.expect("opens");
-            let again = App::load(config(dir.path()), dir.path()).await;
+            let app = App::load(config(dir.path()), dir.path(), &Real).await.expect("opens");
+            let again = App::load(config(dir.path()), dir.path(), &Real).await;
             assert_eq!(again.err().map(|error| error.code()), Some("already-running"));
             let (stop, stopped) = mpsc::channel(1);
             let running = tokio::spawn(app.run(stopped));

@@ -4,9 +4,11 @@ use crate::base::reason::{Coded, chain};
 use crate::control::Config;
 use crate::control::config::DEFAULT_STATE;
 use crate::daemon::app::{App, AppError};
+use crate::daemon::machine::{Machine, Real};
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -39,6 +41,12 @@ struct Args {
 /// Runs `mvbd` to its end.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_on(Arc::new(Real))
+}
+
+/// As [`main`], on another machine than this.
+#[must_use]
+pub fn main_on(machine: Arc<dyn Machine>) -> ExitCode {
     let args = Args::parse();
     let config = match Config::load(args.config.as_deref(), &args.state) {
         Ok(config) => config,
@@ -64,7 +72,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run(config, args.state));
+    let ended = runtime.block_on(run(config, args.state, machine));
     // A thread that still waits for a dying card must not hold up the end.
     runtime.shutdown_background();
     match ended {
@@ -77,10 +85,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config, state: PathBuf) -> Result<(), AppError> {
+async fn run(config: Config, state: PathBuf, machine: Arc<dyn Machine>) -> Result<(), AppError> {
     // Before anything is opened: a signal during recovery waits for it, and a second one need not.
     let stop = signals()?;
-    App::load(config, &state).await?.run(stop).await
+    App::load(config, &state, &*machine).await?.run(stop).await
 }
 
 fn signals() -> Result<mpsc::Receiver<&'static str>, AppError> {

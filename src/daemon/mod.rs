@@ -8,6 +8,7 @@ pub mod app;
 pub mod cameras;
 pub mod cli;
 pub mod gather;
+pub mod machine;
 pub mod metrics;
 pub mod runs;
 pub mod services;

@@ -1,0 +1,22 @@
+//! The whole product as it runs: two processes, real sockets, real files, real cameras; power cuts, crashes, hostile peers.
+
+#[path = "flow/camera.rs"]
+mod camera;
+#[path = "flow/crash.rs"]
+mod crash;
+#[path = "flow/drive.rs"]
+mod drive;
+#[path = "flow/footage.rs"]
+mod footage;
+#[path = "flow/hostile.rs"]
+mod hostile;
+#[path = "flow/link.rs"]
+mod link;
+#[path = "flow/moments.rs"]
+mod moments;
+#[path = "flow/secrecy.rs"]
+mod secrecy;
+#[path = "flow/viewer.rs"]
+mod viewer;
+#[path = "flow/world.rs"]
+mod world;
