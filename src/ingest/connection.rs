@@ -8,7 +8,7 @@
 
 use super::cameras::Camera;
 use super::digest::{Challenge, Denied};
-use super::request::{self, Input, Request};
+use super::request::{self, Input, ReadError, Request};
 use super::sdp::{self, Announced};
 use super::server::Shared;
 use super::track::{Report, Track};
@@ -173,9 +173,13 @@ impl Connection {
                                 }
                             }
                             Err(error) => {
-                                self.shared.counters.count(&error);
                                 tracing::warn!(from = %self.from, code = error.code(), "a camera's connection is closed");
-                                let _ = writer.write_all(b"RTSP/1.0 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+                                let status = match error {
+                                    ReadError::BodyTooLong => "413 Request Entity Too Large",
+                                    _ => "400 Bad Request",
+                                };
+                                let last = format!("RTSP/1.0 {status}\r\nConnection: close\r\n\r\n");
+                                let _ = writer.write_all(last.as_bytes()).await;
                                 return error.code();
                             }
                         }

@@ -2,12 +2,13 @@
 //! "Retention".
 //!
 //! 1. Uploaded, not held, and the cloud has freshly said yes to ERASE?.
-//! 2. Offline only (no answer to ERASE? for a while): uploaded by its receipt, not held.
+//! 2. Offline only (the card has been short for a while and no answer to ERASE? came): uploaded by its receipt, not held.
 //! 3. Background that no event promoted.
 //! 4. Never uploaded, unmarked, not held: with an alarm.
 //!
 //! Held footage, marked footage that is not uploaded, and damaged files are never erased by themselves. A segment to
 //! which the cloud said no is not erased on the strength of a receipt: a cloud restored from a backup may have lost it.
+//! While the cloud may still answer for an uploaded segment, nothing of 2 to 4 is erased.
 
 use crate::base::ids::{Digest, SegmentId};
 use crate::base::units::BootTime;
@@ -15,8 +16,11 @@ use crate::store::catalog::{Catalog, Cause};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-/// A yes is fresh, and the cloud counts as reachable, for this long.
+/// A yes is fresh for this long.
 const FRESH: Duration = Duration::from_secs(600);
+/// The cloud is waited for this long after the card became short, and after its last answer. The relay asks every 10 s;
+/// `keep_free` by default holds what eight cameras of 8 Mb/s record in the meantime.
+const REACHABLE: Duration = Duration::from_secs(30);
 /// Answers that are remembered; the cloud is asked again for the rest.
 const MAX_ANSWERS: usize = 4096;
 
@@ -26,6 +30,8 @@ pub(crate) struct Permissions {
     yes: HashMap<SegmentId, BootTime>,
     no: HashSet<SegmentId>,
     answered: Option<BootTime>,
+    /// Since when the card has been short of room.
+    short: Option<BootTime>,
 }
 
 impl Permissions {
@@ -46,14 +52,22 @@ impl Permissions {
         }
     }
 
+    /// The card has room again.
+    pub(crate) fn enough(&mut self) {
+        self.short = None;
+    }
+
     /// What to erase next, at most `limit`, all of the most dispensable kind that there is.
     pub(crate) fn choose(
-        &self,
+        &mut self,
         catalog: &Catalog,
         now: BootTime,
         limit: usize,
     ) -> Result<Vec<(SegmentId, Cause)>, rusqlite::Error> {
         let fresh = |at: &BootTime| now.since(*at) < FRESH;
+        let short = *self.short.get_or_insert(now);
+        let heard = self.answered.map_or(short, |at| at.max(short));
+        let reachable = now.since(heard) < REACHABLE;
         let uploaded: Vec<(SegmentId, Digest)> = catalog.uploaded(None, MAX_ANSWERS)?;
         let mut chosen: Vec<_> = uploaded
             .iter()
@@ -61,8 +75,11 @@ impl Permissions {
             .map(|(segment, _)| (*segment, Cause::Uploaded))
             .take(limit)
             .collect();
-        if chosen.is_empty() && !self.answered.as_ref().is_some_and(fresh) {
-            let receipts = uploaded.iter().filter(|(segment, _)| !self.no.contains(segment));
+        if chosen.is_empty() {
+            let mut receipts = uploaded.iter().filter(|(segment, _)| !self.no.contains(segment)).peekable();
+            if reachable && receipts.peek().is_some() {
+                return Ok(Vec::new());
+            }
             chosen = receipts.map(|(segment, _)| (*segment, Cause::Receipt)).take(limit).collect();
         }
         if chosen.is_empty() {

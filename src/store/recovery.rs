@@ -225,7 +225,7 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
         shared.set_head(head);
     }
     if let Ok(space) = volume.space() {
-        shared.set_space(space);
+        shared.set_space(space, space.free < limits.keep_free.0);
     }
     count(&shared.counters, &recovered, &strays);
     alarms.iter().for_each(|code| shared.raise(code));

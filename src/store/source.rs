@@ -15,6 +15,7 @@ use crate::store::{Error, RecordingInfo, Space, Volume, segment_path};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Handle to the store; cheap to clone. Methods block on the disk: call them off the runtime. They wait for the writer,
@@ -38,6 +39,7 @@ struct Inner {
 pub(crate) struct Shared {
     head: Mutex<Option<Head>>,
     space: Mutex<Option<Space>>,
+    short: AtomicBool,
     wake: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     alarms: Mutex<Vec<&'static str>>,
     pub(crate) counters: Counters,
@@ -56,8 +58,10 @@ impl Shared {
         *locked(&self.head)
     }
 
-    pub(crate) fn set_space(&self, space: Space) {
+    /// `short`: less is free than must be.
+    pub(crate) fn set_space(&self, space: Space, short: bool) {
         *locked(&self.space) = Some(space);
+        self.short.store(short, Ordering::Relaxed);
     }
 
     pub(crate) fn space(&self) -> Option<Space> {
@@ -164,6 +168,15 @@ impl Store {
         done.map_err(|source| Error::Card { action: "journal on", path: "card".into(), source })
     }
 
+    /// Compares a finished file with the journal; true if it is sound, else it is marked and an alarm raised.
+    fn compare(&self, segment: SegmentId) -> Result<bool, Error> {
+        let sound = self.call(move |writer| writer.compare(segment))??;
+        if !sound {
+            self.0.shared.raise("segment-damaged");
+        }
+        Ok(sound)
+    }
+
     /// Runs `work` on the writer's thread and waits.
     fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Writer) -> T + Send + 'static) -> Result<T, Error> {
         let (answer, result) = std::sync::mpsc::sync_channel(1);
@@ -197,6 +210,10 @@ impl SegmentSource for Store {
                 n => filled += n,
             }
         }
+        if filled < len {
+            // Only ranges of the size in the journal are asked for: somebody cut the file, or the card did.
+            self.compare(segment)?;
+        }
         bytes.truncate(filled);
         Ok(bytes.into())
     }
@@ -207,14 +224,11 @@ impl SegmentSource for Store {
     }
 
     fn rejected(&self, segment: SegmentId, reason: &str) -> io::Result<()> {
-        let sound = self.call(move |writer| writer.compare(segment))??;
         self.0.shared.counters.add("segment-rejected", 1);
-        if sound {
+        if self.compare(segment)? {
             tracing::warn!(%segment, reason, "the cloud refuses a segment that is as the journal says");
             self.0.shared.raise("segment-rejected");
             locked(&self.0.refused).insert(segment);
-        } else {
-            self.0.shared.raise("segment-damaged");
         }
         Ok(())
     }
@@ -238,7 +252,8 @@ impl SegmentSource for Store {
 
     fn erase_candidates(&self, organisation: OrganisationId, limit: usize) -> io::Result<Vec<(SegmentId, Digest)>> {
         // Asked for in time: while a tenth of the card is still free.
-        if self.0.shared.space().is_none_or(|space| space.free > space.total / 10) {
+        let plenty = |space: Space| space.free > space.total / 10 && !self.0.shared.short.load(Ordering::Relaxed);
+        if self.0.shared.space().is_none_or(plenty) {
             return Ok(Vec::new());
         }
         let read = locked(&self.0.reader).uploaded(Some(organisation), limit);

@@ -318,8 +318,13 @@ impl Writer {
     /// Retention when the card is full; see [`crate::store::erase`].
     fn make_room(&mut self) {
         let Ok(space) = self.volume.space() else { return };
-        self.shared.set_space(space);
-        if space.free >= self.keep_free.0 || !self.doomed.is_empty() {
+        let short = space.free < self.keep_free.0;
+        self.shared.set_space(space, short);
+        if !short {
+            self.permissions.enough();
+            return;
+        }
+        if !self.doomed.is_empty() {
             return;
         }
         if self.frozen {

@@ -232,13 +232,15 @@ impl World {
         (text(&enrolled["camera"]["id"]), url)
     }
 
-    /// Waits until no camera streams and the cloud has committed everything.
+    /// Waits until no camera streams and the cloud has committed everything that was ever closed.
     pub fn until_backlog_is_empty(&self, seconds: u64) {
         self.until("the backlog is empty", seconds, |w| {
             let status = w.try_box(&["status"]).ok()?;
-            let cameras = status["cameras"].as_array()?;
-            let idle = cameras.iter().all(|c| c["state"] == "idle");
-            (idle && status["uplink"]["backlog_segments"] == 0).then_some(())
+            let idle = status["cameras"].as_array()?.iter().all(|c| c["connected"] == false && c["state"] == "idle");
+            // The status follows within a second; the list is made when it is asked for.
+            let list = w.try_box(&["recordings"]).ok()?;
+            let mut segments = list.as_array()?.iter().flat_map(|r| r["segments"].as_array().into_iter().flatten());
+            (idle && segments.all(|s| s["state"] == "uploaded")).then_some(())
         });
     }
 
