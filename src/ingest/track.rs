@@ -271,7 +271,7 @@ impl Track {
         let (report, (ntp, at)) = (self.report?, origin?);
         let ticks = i64::from(timestamp.wrapping_sub(report.rtp).cast_signed());
         let since_report = ticks * 1_000_000 / i64::from(self.clock.max(1));
-        let since_origin = (i128::from(report.ntp) - i128::from(ntp)) * 1_000_000 >> 32;
+        let since_origin = ((i128::from(report.ntp) - i128::from(ntp)) * 1_000_000) >> 32;
         let micros = i128::from(at.0) + since_origin + i128::from(since_report);
         let start = BootTime(u64::try_from(micros).ok()?);
         let far = start.since(arrived).max(arrived.since(start)) > Duration::from_secs(10);

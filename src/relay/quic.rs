@@ -68,7 +68,7 @@ impl QuicLink {
     /// The peer's public key, proved by the handshake.
     #[must_use]
     pub fn peer(&self) -> Option<Spki> {
-        self.0.peer_identity().and_then(|identity| tls::peer_spki(identity))
+        self.0.peer_identity().and_then(tls::peer_spki)
     }
 
     /// The generation of the cloud's serving certificate.

@@ -481,7 +481,7 @@ impl<L: Link> Session<L> {
             Err(violation) => return Some(Ended::Violation(violation)),
         };
         let party = &self.party;
-        let Some(object) = self.backlog.object(said.segment) else { return None };
+        let object = self.backlog.object(said.segment)?;
         let ours = (said.organisation, said.box_id) == (party.organisation, party.box_id);
         if !ours || (said.size, said.sha256) != (object.size, object.sha256) {
             return Some(Ended::Violation(Violation::BadStatement));

@@ -14,7 +14,7 @@ pub struct Case {
     pub codes: &'static [&'static str],
 }
 
-fn frames<'a>(world: &'a World, n: u8, kind: FrameKind) -> Vec<&'a SealedFrame> {
+fn frames(world: &World, n: u8, kind: FrameKind) -> Vec<&SealedFrame> {
     world.frames[&n].iter().filter(|frame| frame.kind == kind).collect()
 }
 
