@@ -86,8 +86,7 @@ fn trouble(error: &VaultError) -> Trouble {
 fn answer(said: vault::Answer) -> Answer {
     match said {
         vault::Answer::Have(ranges) => {
-            let spans = ranges.as_slice().iter().take(vault::MAX_SENT).map(|range| Span(range.start, range.end));
-            Answer::Have(spans.collect())
+            Answer::Have(ranges.to_send().iter().map(|range| Span(range.start, range.end)).collect())
         }
         vault::Answer::Committed(statement) => Answer::Committed(statement),
         vault::Answer::Rejected(reason) => Answer::Rejected(reason),

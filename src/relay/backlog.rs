@@ -93,7 +93,13 @@ impl Backlog {
         }
     }
 
-    /// COMMITTED, REJECTED, or it cannot be read: it is done here.
+    /// Bytes that were to be sent cannot be read: nothing of them counts, and the object may be offered again later.
+    pub fn unread(&mut self, segment: SegmentId, len: u32) {
+        self.sent = self.sent.saturating_sub(len.into());
+        self.done(segment);
+    }
+
+    /// COMMITTED or REJECTED, and the store knows it.
     pub fn done(&mut self, segment: SegmentId) {
         self.uploads.retain(|upload| upload.object.segment != segment);
     }

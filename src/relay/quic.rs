@@ -108,21 +108,30 @@ impl QuicLink {
     }
 }
 
+/// What became of reading a part of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// All of it is there.
+    Full,
+    /// The peer ended the stream before the first byte of it.
+    End,
+    /// The peer ended the stream in the middle of it.
+    Short,
+    /// The peer gave the stream up, or the link is gone.
+    GivenUp,
+}
+
 /// A stream of the peer's.
 pub struct Incoming(quinn::RecvStream);
 
 impl Incoming {
-    /// Fills `buf`. `Ok(false)` if the stream ended before its first byte.
-    ///
-    /// # Errors
-    /// The peer gave the stream up, or it ended in the middle.
-    pub async fn fill(&mut self, buf: &mut [u8]) -> Result<bool, SendError> {
+    /// Fills `buf`.
+    pub async fn fill(&mut self, buf: &mut [u8]) -> Fill {
         match self.0.read_exact(buf).await {
-            Ok(()) => Ok(true),
-            Err(quinn::ReadExactError::FinishedEarly(0)) => Ok(false),
-            Err(quinn::ReadExactError::FinishedEarly(_)) => Err(SendError::Closed("stream ended early".into())),
-            Err(quinn::ReadExactError::ReadError(quinn::ReadError::Reset(_))) => Err(SendError::Expired),
-            Err(error) => Err(SendError::Closed(error.to_string())),
+            Ok(()) => Fill::Full,
+            Err(quinn::ReadExactError::FinishedEarly(0)) => Fill::End,
+            Err(quinn::ReadExactError::FinishedEarly(_)) => Fill::Short,
+            Err(quinn::ReadExactError::ReadError(_)) => Fill::GivenUp,
         }
     }
 }

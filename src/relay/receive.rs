@@ -4,7 +4,7 @@
 //! its order and never blocks the runtime. Spec: `docs/spec/relay.md`, "Session of the cloud".
 
 use super::link::Link;
-use super::quic::{Incoming, QuicLink};
+use super::quic::{Fill, Incoming, QuicLink};
 use super::session::{read_one, write, write_all};
 use super::wire::control::{Blob, Held, Hello, Message, Object, Span, Subscribe, Welcome};
 use super::wire::{ChunkHead, LiveHead, VERSION, Violation, stream};
@@ -15,14 +15,22 @@ use crate::base::units::{BootTime, Run, WallTime};
 use crate::trust::identity::Spki;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// HELLO must come within this, and REVOKED.
 const GREETING: Duration = Duration::from_secs(10);
+/// An older session that does not answer its challenge for this long is superseded without an alarm.
+const CHALLENGE: Duration = Duration::from_secs(10);
+/// A session that was told to stop and is stuck on a box that does not read is cut after this.
+const STOPPING: Duration = Duration::from_secs(1);
+/// Longest firmware name in HELLO, bytes.
+const MAX_FIRMWARE: usize = 64;
 /// Streams of one box that are read at a time.
 const MAX_STREAMS: usize = 512;
 /// Jobs that wait for the worker: at most this many pieces of 64 KiB.
@@ -83,8 +91,8 @@ pub struct Begun {
     pub receipts: Option<u64>,
 }
 
-/// Where a session's bytes go. Every method blocks on the disk and is called off the runtime; those of one session are
-/// called one after another, those of several at the same time.
+/// Where a session's bytes go. Every method but `credit` and `now`, which answer at once, blocks on the disk and is called
+/// off the runtime; those of one session are called one after another, those of several at the same time.
 ///
 /// Contract: an offset is written once. Bytes that differ from what a verified checkpoint covers are never written;
 /// equal ranges from two links are one write. `Have` names only bytes that were synced before they were recorded.
@@ -268,8 +276,15 @@ impl From<Violation> for End {
 /// Runs one session to its end.
 pub async fn run(link: QuicLink, party: Party, shared: Shared, stop: CancellationToken) {
     let party = Arc::new(party);
-    let end = match serve(&link, &party, &shared, &stop).await {
-        Ok(end) | Err(end) => end,
+    let stuck = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOPPING).await;
+    };
+    let end = tokio::select! {
+        end = serve(&link, &party, &shared, &stop) => match end {
+            Ok(end) | Err(end) => end,
+        },
+        () = stuck => End::Quiet("shutdown".into()),
     };
     let code = match end {
         End::Quiet(code) => code,
@@ -304,6 +319,9 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
     }
     if hello.min > VERSION || hello.max < VERSION {
         return Err(Violation::Version.into());
+    }
+    if hello.firmware.len() > MAX_FIRMWARE {
+        return Err(Violation::Length.into());
     }
     if (hello.box_id, hello.organisation, hello.pairing) != (party.box_id, party.organisation, party.pairing) {
         return Err(Violation::WrongParty.into());
@@ -346,11 +364,10 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
         }
     });
     // Ends by itself when the last sender of jobs is gone.
-    let received = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let account = Arc::<Account>::default();
     let worker = {
-        let (vault, party, control, received) =
-            (shared.vault.clone(), party.clone(), control.clone(), received.clone());
-        tokio::task::spawn_blocking(move || work(&*vault, &party, todo, &control, &received))
+        let (vault, party, control, account) = (shared.vault.clone(), party.clone(), control.clone(), account.clone());
+        tokio::task::spawn_blocking(move || work(&*vault, &party, todo, &control, &account))
     };
     let mut session = Session {
         party: party.clone(),
@@ -362,7 +379,7 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
         cameras: Vec::new(),
         next_subscription: 1,
         credit: None,
-        received,
+        account,
         // A clone is one only if the older session answers after the new one said HELLO.
         challenged,
         awaited: None,
@@ -413,9 +430,9 @@ struct Session {
     cameras: Vec<CameraId>,
     next_subscription: u32,
     credit: Option<u64>,
-    received: Arc<std::sync::atomic::AtomicU64>,
+    account: Arc<Account>,
     challenged: Option<Digest>,
-    awaited: Option<Digest>,
+    awaited: Option<(Digest, Instant)>,
 }
 
 impl Session {
@@ -446,7 +463,7 @@ impl Session {
                     _ => Err(End::Trouble(Trouble::Failed("internal"))),
                 },
                 Some(nonce) = seat.challenges.recv() => {
-                    self.awaited = Some(nonce);
+                    self.awaited = Some((nonce, Instant::now()));
                     self.tell(Message::Challenge { nonce });
                 }
                 message = incoming.recv() => match message {
@@ -469,7 +486,12 @@ impl Session {
                     }
                     self.subscribe(&wanted.borrow_and_update().clone());
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    if self.awaited.is_some_and(|(_, since)| since.elapsed() >= CHALLENGE) {
+                        return Ok(End::Quiet("superseded".into()));
+                    }
+                    self.tick();
+                }
             }
         }
     }
@@ -481,10 +503,12 @@ impl Session {
     }
 
     fn tick(&mut self) {
-        let total = self.received.load(std::sync::atomic::Ordering::Relaxed) + self.shared.vault.credit(&self.party);
+        let received = self.account.received.load(Ordering::Relaxed);
+        let total = received.saturating_add(self.shared.vault.credit(&self.party));
         // The total never falls: what was allowed stays allowed, a full disk only stops its growth.
         if self.credit.is_none_or(|before| total > before) {
             self.credit = Some(total);
+            self.account.allowed.store(total, Ordering::Relaxed);
             self.tell(Message::Credit { total });
         }
     }
@@ -550,7 +574,7 @@ impl Session {
                 self.subscribe(&wanted);
             }
             Message::Alive { nonce } => {
-                if self.awaited.take() != Some(nonce) {
+                if self.awaited.take().map(|(awaited, _)| awaited) != Some(nonce) {
                     return Err(Violation::OutOfOrder.into());
                 }
                 self.shared.watcher.cloned(&self.party);
@@ -579,7 +603,8 @@ impl Session {
     }
 }
 
-/// Reads one stream: the fragments of a frame, or one chunk. A stream that the box gave up is no violation.
+/// Reads one stream: the fragments of a frame, or one chunk. A stream that the box gave up is no violation; one that it
+/// ended in the middle of a piece is.
 async fn read_stream(
     mut stream: Incoming,
     jobs: mpsc::Sender<Job>,
@@ -589,17 +614,22 @@ async fn read_stream(
     let mut kind = [0];
     loop {
         match stream.fill(&mut kind).await {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return Ok(()),
+            Fill::Full => {}
+            Fill::Short => return Err(Violation::Length),
+            Fill::End | Fill::GivenUp => return Ok(()),
         }
         match kind[0] {
             stream::LIVE => {
                 let mut head = [0; LiveHead::SIZE];
                 head[0] = kind[0];
-                let Ok(true) = stream.fill(&mut head[1..]).await else { return Ok(()) };
+                if !filled(&mut stream, &mut head[1..]).await? {
+                    return Ok(());
+                }
                 let head = LiveHead::from_bytes(&head)?;
                 let mut bytes = vec![0; head.len as usize];
-                let Ok(true) = stream.fill(&mut bytes).await else { return Ok(()) };
+                if !filled(&mut stream, &mut bytes).await? {
+                    return Ok(());
+                }
                 let bytes = Bytes::from(bytes);
                 watcher.live(&party, &head, &bytes);
                 if jobs.send(Job::Live(head, bytes)).await.is_err() {
@@ -609,16 +639,40 @@ async fn read_stream(
             stream::CHUNK => {
                 let mut head = [0; ChunkHead::SIZE];
                 head[0] = kind[0];
-                let Ok(true) = stream.fill(&mut head[1..]).await else { return Ok(()) };
+                if !filled(&mut stream, &mut head[1..]).await? {
+                    return Ok(());
+                }
                 let head = ChunkHead::from_bytes(&head)?;
                 let mut bytes = vec![0; head.len as usize];
-                let Ok(true) = stream.fill(&mut bytes).await else { return Ok(()) };
+                if !filled(&mut stream, &mut bytes).await? {
+                    return Ok(());
+                }
                 let _ = jobs.send(Job::Chunk(head, bytes.into())).await;
-                return Ok(());
+                // Read to its end: a stream that is dropped before looks to the box as if it were refused.
+                return match stream.fill(&mut kind).await {
+                    Fill::Full | Fill::Short => Err(Violation::Length),
+                    Fill::End | Fill::GivenUp => Ok(()),
+                };
             }
             _ => return Err(Violation::UnknownType),
         }
     }
+}
+
+/// Fills `buf` in the middle of a piece; false if the box gave the stream up.
+async fn filled(stream: &mut Incoming, buf: &mut [u8]) -> Result<bool, Violation> {
+    match stream.fill(buf).await {
+        Fill::Full => Ok(true),
+        Fill::GivenUp => Ok(false),
+        Fill::End | Fill::Short => Err(Violation::Length),
+    }
+}
+
+/// Chunk bytes of a session, in all.
+#[derive(Default)]
+struct Account {
+    received: AtomicU64,
+    allowed: AtomicU64,
 }
 
 /// The session's worker: one job after another, off the runtime.
@@ -627,7 +681,7 @@ fn work(
     party: &Party,
     mut todo: mpsc::Receiver<Job>,
     control: &mpsc::Sender<Message>,
-    received: &std::sync::atomic::AtomicU64,
+    account: &Account,
 ) -> Result<(), Trouble> {
     let answer = |segment, answer| {
         let message = match answer {
@@ -641,7 +695,10 @@ fn work(
         match job {
             Job::Live(head, bytes) => vault.live(party, &head, &bytes)?,
             Job::Chunk(head, bytes) => {
-                received.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                let len = bytes.len() as u64;
+                if account.received.fetch_add(len, Ordering::Relaxed) + len > account.allowed.load(Ordering::Relaxed) {
+                    return Err(Trouble::Violation(Violation::Unasked));
+                }
                 if let Some(said) = vault.chunk(party, head.segment, head.offset, &bytes)? {
                     answer(head.segment, said);
                 }

@@ -38,6 +38,10 @@ const BACKLOG_ALONE: u32 = 2 * 1024 * 1024;
 const JOURNAL_AT_LEAST: Duration = Duration::from_secs(50);
 const TIME_EVERY: Duration = Duration::from_secs(60);
 const ERASE_EVERY: Duration = Duration::from_secs(10);
+/// The journal is looked at this often; what it says about acknowledgements alone would otherwise be read without end.
+const JOURNAL_EVERY: Duration = Duration::from_secs(1);
+/// After it could not be read, or the cloud names a head that it does not have.
+const JOURNAL_AFTER_FAILURE: Duration = Duration::from_secs(10);
 const JOURNAL_BATCH: usize = 64;
 const ERASE_BATCH: usize = 64;
 
@@ -136,10 +140,14 @@ enum Event {
         len: u32,
     },
     Journal(Vec<Signed>),
+    JournalUnreadable,
+    /// The store has kept what the cloud said of it.
+    Settled(SegmentId),
     Offers(Vec<crate::seal::SegmentOffer>),
     EraseCandidates(Vec<Held>),
     Done,
     Revoked,
+    RevokedLongAgo,
     PinsStored(u64),
 }
 
@@ -155,7 +163,9 @@ struct Session<L: Link> {
     known: Option<Head>,
     journal_busy: bool,
     journal_sent: Option<Instant>,
-    journal_looked: Option<Instant>,
+    journal_next: Option<Instant>,
+    /// The pairing is wiped: nothing is left but to hear the cloud close.
+    revoked: bool,
     offers_busy: bool,
     offers_dirty: bool,
     time_asked: Option<Instant>,
@@ -228,7 +238,8 @@ pub async fn run<L: Link>(link: L, control: Control, party: Party, shared: Share
         chunks_in_flight: 0,
         journal_busy: false,
         journal_sent: None,
-        journal_looked: None,
+        journal_next: None,
+        revoked: false,
         offers_busy: false,
         offers_dirty: true,
         time_asked: None,
@@ -295,7 +306,7 @@ impl<L: Link> Session<L> {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ended::Stopped,
-                reason = link.closed() => return Ended::Link(reason),
+                reason = link.closed() => return if self.revoked { Ended::Revoked } else { Ended::Link(reason) },
                 event = incoming.recv() => event.unwrap_or(Event::ControlEnded(Ok(()))),
                 Some(done) = self.work.join_next() => done.unwrap_or(Event::Done),
                 () = shared.live_bell.notified() => Event::Done,
@@ -304,11 +315,14 @@ impl<L: Link> Session<L> {
             };
             if let Some(ended) = self.apply(event) {
                 return match ended {
+                    _ if self.revoked => Ended::Revoked,
                     Ended::Link(_) => or_reason(&link, ended).await,
                     other => other,
                 };
             }
-            self.send();
+            if !self.revoked {
+                self.send();
+            }
         }
     }
 
@@ -367,9 +381,17 @@ impl<L: Link> Session<L> {
             Event::ChunkUnreadable { segment, len } => {
                 self.chunks_in_flight -= len;
                 self.shared.counters.add("backlog-unreadable", 1);
-                self.backlog.done(segment);
+                self.backlog.unread(segment, len);
             }
             Event::Journal(entries) => self.journal(entries),
+            Event::JournalUnreadable => {
+                self.journal_busy = false;
+                self.journal_next = Some(Instant::now() + JOURNAL_AFTER_FAILURE);
+            }
+            Event::Settled(segment) => {
+                self.backlog.done(segment);
+                self.offers_dirty = true;
+            }
             Event::Offers(offers) => {
                 self.offers_busy = false;
                 self.backlog.offer(&offers);
@@ -379,7 +401,16 @@ impl<L: Link> Session<L> {
                     self.tell(Message::EraseAsk { segments });
                 }
             }
-            Event::Revoked => return Some(Ended::Revoked),
+            Event::Revoked => {
+                self.revoked = true;
+                self.tell(Message::Revoked { pairing: self.party.pairing });
+                // The cloud closes once it has heard; a cloud that does not changes nothing here.
+                self.work.spawn(async {
+                    tokio::time::sleep(GREETING).await;
+                    Event::RevokedLongAgo
+                });
+            }
+            Event::RevokedLongAgo => return Some(Ended::Revoked),
             Event::PinsStored(version) => self.tell(Message::PinsStored { version }),
             Event::Done => {}
         }
@@ -412,13 +443,12 @@ impl<L: Link> Session<L> {
             Message::Rejected { segment, reason } => {
                 self.shared.counters.add("backlog-rejected", 1);
                 tracing::warn!(%segment, reason, "the cloud refused a segment");
-                self.backlog.done(segment);
                 let source = self.shared.source.clone();
                 self.block(move || {
                     if let Err(error) = source.rejected(segment, &reason) {
                         tracing::error!(%segment, %error, "a refused segment cannot be looked at");
                     }
-                    Event::Done
+                    Event::Settled(segment)
                 });
             }
             Message::JournalAck { statement } => return self.acknowledged(statement.0),
@@ -426,6 +456,7 @@ impl<L: Link> Session<L> {
                 self.known = head;
                 self.journal_busy = false;
                 self.journal_sent = None;
+                self.journal_next = None;
             }
             Message::Erase { yes, no } => {
                 let source = self.shared.source.clone();
@@ -452,16 +483,12 @@ impl<L: Link> Session<L> {
                 });
             }
             Message::Revoke { pairing } if pairing == self.party.pairing => {
-                let (keeper, control) = (self.shared.keeper.clone(), self.control.clone());
-                let link = self.link.clone();
-                self.work.spawn(async move {
-                    match tokio::task::spawn_blocking(move || keeper.revoked(pairing)).await {
-                        Ok(Ok(())) => {
-                            let _ = control.send(Message::Revoked { pairing }).await;
-                            let _ = tokio::time::timeout(GREETING, link.closed()).await;
-                            Event::Revoked
-                        }
-                        _ => Event::Done,
+                let keeper = self.shared.keeper.clone();
+                self.block(move || match keeper.revoked(pairing) {
+                    Ok(()) => Event::Revoked,
+                    Err(error) => {
+                        tracing::error!(%error, "the end of the pairing cannot be stored");
+                        Event::Done
                     }
                 });
             }
@@ -486,8 +513,6 @@ impl<L: Link> Session<L> {
         if !ours || (said.size, said.sha256) != (object.size, object.sha256) {
             return Some(Ended::Violation(Violation::BadStatement));
         }
-        self.backlog.done(said.segment);
-        self.offers_dirty = true;
         let receipt = Receipt {
             segment: said.segment,
             size: said.size,
@@ -500,7 +525,8 @@ impl<L: Link> Session<L> {
             if let Err(error) = source.committed(&receipt) {
                 tracing::error!(segment = %receipt.segment, %error, "a receipt cannot be stored");
             }
-            Event::Done
+            // Only now: until it is stored the segment would be offered again.
+            Event::Settled(receipt.segment)
         });
         None
     }
@@ -536,8 +562,6 @@ impl<L: Link> Session<L> {
         });
         let waited = self.journal_sent.is_none_or(|at| at.elapsed() >= JOURNAL_AT_LEAST);
         if entries.is_empty() || !(news || waited) {
-            // Nothing to send, or nothing that could be read: looked at again in a second, not at once.
-            self.journal_looked = Some(Instant::now());
             return;
         }
         let mut size = 0;
@@ -580,17 +604,16 @@ impl<L: Link> Session<L> {
             });
         }
         let head = self.shared.source.journal_head();
-        let due = [self.journal_sent, self.journal_looked]
-            .iter()
-            .all(|at| at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)));
+        let due = self.journal_next.is_none_or(|at| at <= now);
         if !self.journal_busy && due && head != self.known {
             self.journal_busy = true;
+            self.journal_next = Some(now + JOURNAL_EVERY);
             let (source, known) = (self.shared.source.clone(), self.known);
             self.block(move || match source.journal(known, JOURNAL_BATCH) {
                 Ok(entries) => Event::Journal(entries),
                 Err(error) => {
-                    tracing::error!(%error, "the journal cannot be read");
-                    Event::Journal(Vec::new())
+                    tracing::error!(%error, "the journal cannot be read from where the cloud has it");
+                    Event::JournalUnreadable
                 }
             });
         }
