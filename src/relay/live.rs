@@ -6,9 +6,11 @@
 
 use super::link::Class;
 use super::wire::control::Subscribe;
+use super::wire::{LiveHead, MAX_FRAGMENT};
 use crate::base::ids::{CameraId, SegmentId};
 use crate::base::reason::Counters;
 use crate::seal::{FrameKind, SealedFrame};
+use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -184,6 +186,36 @@ impl Live {
             self.counters.add("live-queue-full", 1);
         }
     }
+}
+
+/// A frame as LIVE fragments of at most [`MAX_FRAGMENT`].
+#[must_use]
+pub fn fragments(next: &Outgoing) -> Vec<Bytes> {
+    let frame = &next.frame;
+    let total = frame.bytes.len();
+    let mut pieces = Vec::with_capacity(2 * total.div_ceil(MAX_FRAGMENT));
+    for start in (0..total).step_by(MAX_FRAGMENT) {
+        let end = total.min(start + MAX_FRAGMENT);
+        let head = LiveHead {
+            segment: frame.segment,
+            camera: frame.camera,
+            recording: frame.recording,
+            kind: frame.kind as u8,
+            track: frame.hint.track.map_or(255, |track| track.0),
+            key: frame.hint.key,
+            disposable: frame.hint.disposable,
+            video: frame.hint.video,
+            number: frame.number,
+            frame: frame.offset,
+            frame_len: u32::try_from(total).unwrap_or(u32::MAX),
+            offset: u32::try_from(start).unwrap_or(u32::MAX),
+            len: u32::try_from(end - start).unwrap_or(u32::MAX),
+            captured: frame.hint.captured,
+        };
+        pieces.push(Bytes::copy_from_slice(&head.to_bytes()));
+        pieces.push(frame.bytes.slice(start..end));
+    }
+    pieces
 }
 
 impl Camera {

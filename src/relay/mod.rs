@@ -8,6 +8,8 @@
 //! Does not belong here: keys and pins (`trust`), files (`store`, the cloud's vault).
 
 pub mod backlog;
+pub mod bonds;
+pub mod ground;
 pub mod link;
 pub mod live;
 pub mod quic;
@@ -15,4 +17,5 @@ pub mod receive;
 pub mod session;
 pub mod statement;
 pub mod uplink;
+pub mod vault;
 pub mod wire;

@@ -3,20 +3,20 @@
 //! Streams are read by small tasks and handed, bounded, to one worker thread per session, so that a box's disk work keeps
 //! its order and never blocks the runtime. Spec: `docs/spec/relay.md`, "Session of the cloud".
 
+use super::bonds::{Bonds, Seat};
 use super::link::Link;
 use super::quic::{Fill, Incoming, QuicLink};
-use super::session::{read_one, write, write_all};
-use super::wire::control::{Blob, Held, Hello, Message, Object, Span, Subscribe, Welcome};
+pub use super::vault::{Answer, Begun, JournalAnswer, Party, Trouble, Vault, Watcher};
+use super::wire::control::{Blob, Held, Message, Object, Subscribe, Welcome};
+use super::wire::io::{read_one, write, write_all};
 use super::wire::{ChunkHead, LiveHead, VERSION, Violation, stream};
-use crate::base::chain::{self, Head, Signed};
-use crate::base::ids::{BondId, BoxId, CameraId, Digest, OrganisationId, PairingId, SegmentId, random_bytes};
+use crate::base::chain::{self, Signed};
+use crate::base::ids::{CameraId, Digest};
 use crate::base::reason::{Coded, Counters};
-use crate::base::units::{BootTime, Run, WallTime};
-use crate::trust::identity::Spki;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -35,208 +35,6 @@ const MAX_FIRMWARE: usize = 64;
 const MAX_STREAMS: usize = 512;
 /// Jobs that wait for the worker: at most this many pieces of 64 KiB.
 const JOBS: usize = 128;
-
-/// A box that has proved its key, and what is known of it.
-#[derive(Debug, Clone)]
-pub struct Party {
-    /// Which box.
-    pub box_id: BoxId,
-    /// Its TLS key.
-    pub identity: Spki,
-    /// Their agreement.
-    pub pairing: PairingId,
-    /// Whose cloud this is.
-    pub organisation: OrganisationId,
-    /// It gets nothing but REVOKE.
-    pub revoked: bool,
-}
-
-/// Why storing did not go through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// The box's fault: the session is closed with the code.
-    Violation(Violation),
-    /// Ours: the session is closed with a stable code, and the box comes again.
-    Failed(&'static str),
-}
-
-/// The answer to an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// These bytes are durable.
-    Have(Vec<Span>),
-    /// The signed statement.
-    Committed(Vec<u8>),
-    /// Refused for good, by a stable code.
-    Rejected(String),
-}
-
-/// The answer to journal entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JournalAnswer {
-    /// Durable; the signed statement.
-    Kept(Vec<u8>),
-    /// Send those after this head.
-    After(Option<Head>),
-    /// They contradict what is known: an alarm was raised, nothing was stored. The session goes on.
-    Forked,
-}
-
-/// What the vault says at the start of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Begun {
-    /// The box's journal as stored.
-    pub journal: Option<Head>,
-    /// Highest receipt number given to the box.
-    pub receipts: Option<u64>,
-}
-
-/// Where a session's bytes go. Every method but `credit` and `now`, which answer at once, blocks on the disk and is called
-/// off the runtime; those of one session are called one after another, those of several at the same time.
-///
-/// Contract: an offset is written once. Bytes that differ from what a verified checkpoint covers are never written;
-/// equal ranges from two links are one write. `Have` names only bytes that were synced before they were recorded.
-pub trait Vault: Send + Sync {
-    /// A session begins: compares journal heads, confirms a pending pairing, notes the contact.
-    ///
-    /// # Errors
-    /// See [`Trouble`]; the same for all others.
-    fn begin(&self, party: &Party, hello: &Hello) -> Result<Begun, Trouble>;
-    /// Bytes that came live.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn live(&self, party: &Party, head: &LiveHead, bytes: &[u8]) -> Result<(), Trouble>;
-    /// A finished file is offered.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn object(&self, party: &Party, object: &Object) -> Result<Answer, Trouble>;
-    /// Bytes of an offered file; an answer when it is complete.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn chunk(&self, party: &Party, segment: SegmentId, offset: u64, bytes: &[u8]) -> Result<Option<Answer>, Trouble>;
-    /// Consecutive journal entries.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn journal(&self, party: &Party, entries: &[Signed]) -> Result<JournalAnswer, Trouble>;
-    /// Which of these may be erased now.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn erase(&self, party: &Party, asked: &[Held]) -> Result<(Vec<SegmentId>, Vec<SegmentId>), Trouble>;
-    /// The box has wiped the pairing.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    fn revoked(&self, party: &Party) -> Result<(), Trouble>;
-    /// Chunk bytes that the box may have under way; 0 when there is no room.
-    fn credit(&self, party: &Party) -> u64;
-    /// Wall time.
-    fn now(&self) -> WallTime;
-}
-
-/// Who is told about live footage. Never blocks.
-pub trait Watcher: Send + Sync {
-    /// A fragment came.
-    fn live(&self, party: &Party, head: &LiveHead, bytes: &Bytes);
-    /// The cameras that stream on the box now, at this instant of its boot time.
-    fn cameras(&self, party: &Party, cameras: &[CameraId], at: BootTime);
-    /// The session began.
-    fn began(&self, party: &Party, hello: &Hello);
-    /// It ended, for a stable reason.
-    fn ended(&self, party: &Party, reason: &str);
-    /// Two sessions of one box answer at the same time: its key was copied.
-    fn cloned(&self, party: &Party);
-}
-
-/// Which bond belongs to which key, and which session of a box is the present one; shared by all sessions.
-#[derive(Clone, Default)]
-pub struct Bonds(Arc<Mutex<BondTable>>);
-
-#[derive(Default)]
-struct BondTable {
-    keys: HashMap<BondId, (Spki, u32)>,
-    present: BTreeMap<BoxId, Present>,
-    next: u64,
-}
-
-struct Present {
-    session: u64,
-    run: Run,
-    challenge: mpsc::Sender<Digest>,
-    stop: CancellationToken,
-}
-
-/// A session's place in the table; gives it back when dropped.
-struct Seat {
-    bonds: Bonds,
-    bond: BondId,
-    box_id: BoxId,
-    session: u64,
-    stop: CancellationToken,
-    challenges: mpsc::Receiver<Digest>,
-}
-
-impl Bonds {
-    fn table(&self) -> std::sync::MutexGuard<'_, BondTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a seat. An older session of the same box is challenged if it claims another run (it may be a clone), and
-    /// ended in any case: one link per box in this version.
-    fn join(&self, party: &Party, hello: &Hello) -> Result<(Seat, Option<Digest>), Violation> {
-        let mut table = self.table();
-        match table.keys.get_mut(&hello.bond) {
-            Some((key, _)) if *key != party.identity => return Err(Violation::ForeignBond),
-            Some((_, users)) => *users += 1,
-            None => {
-                table.keys.insert(hello.bond, (party.identity.clone(), 1));
-            }
-        }
-        table.next += 1;
-        let session = table.next;
-        let (challenge, challenges) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let present = Present { session, run: hello.run, challenge, stop: stop.clone() };
-        let mut challenged = None;
-        if let Some(old) = table.present.insert(party.box_id, present) {
-            let nonce = Digest(random_bytes());
-            if old.run != hello.run && old.challenge.try_send(nonce).is_ok() {
-                challenged = Some(nonce);
-            } else {
-                old.stop.cancel();
-            }
-        }
-        drop(table);
-        let seat = Seat { bonds: self.clone(), bond: hello.bond, box_id: party.box_id, session, stop, challenges };
-        Ok((seat, challenged))
-    }
-
-    /// Ends a box's session, for example because its pairing was revoked.
-    pub fn end(&self, box_id: BoxId) {
-        if let Some(present) = self.table().present.get(&box_id) {
-            present.stop.cancel();
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut table = self.bonds.table();
-        if table.present.get(&self.box_id).is_some_and(|present| present.session == self.session) {
-            table.present.remove(&self.box_id);
-        }
-        if let Some((_, users)) = table.keys.get_mut(&self.bond) {
-            *users -= 1;
-            if *users == 0 {
-                table.keys.remove(&self.bond);
-            }
-        }
-    }
-}
 
 /// What all sessions share; cheap to clone.
 #[derive(Clone)]

@@ -4,25 +4,22 @@
 //! store run on the blocking pool and come back as events. Spec: `docs/spec/relay.md`, "Session of the box".
 
 use super::backlog::{Action, Backlog};
+pub use super::ground::{Ended, Keeper, Party, Shared};
 use super::link::{Class, Control, Link, SendError};
-use super::live::{Live, Outgoing};
+use super::live::{Outgoing, fragments};
 use super::statement::{self, Committed, JournalAck};
 use super::wire::control::{Blob, Held, Hello, Message, Welcome};
-use super::wire::{ChunkHead, LiveHead, MAX_CONTROL, MAX_FRAGMENT, VERSION, Violation};
-use crate::base::chain::{Head, PublicKey, Signed};
-use crate::base::clock::Clock;
-use crate::base::ids::{BondId, BoxId, CameraId, OrganisationId, PairingId, SegmentId};
-use crate::base::reason::{Coded, Counters};
-use crate::base::units::Run;
+use super::wire::io::{read_one, write, write_all};
+use super::wire::{ChunkHead, MAX_CONTROL, VERSION, Violation};
+use crate::base::chain::{Head, Signed};
+use crate::base::ids::{CameraId, SegmentId};
+use crate::base::reason::Coded;
 use crate::seal::{JournalEntry, Receipt, SegmentSource};
 use crate::trust::identity::{Generation, Spki};
 use crate::trust::tls::Pins;
 use bytes::Bytes;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,83 +41,6 @@ const JOURNAL_EVERY: Duration = Duration::from_secs(1);
 const JOURNAL_AFTER_FAILURE: Duration = Duration::from_secs(10);
 const JOURNAL_BATCH: usize = 64;
 const ERASE_BATCH: usize = 64;
-
-/// What the box keeps because the cloud said so. Durable when a call returns; may block.
-pub trait Keeper: Send + Sync {
-    /// The first words on a pinned session: a pending pairing is confirmed by it.
-    ///
-    /// # Errors
-    /// It could not be stored.
-    fn began(&self, pairing: PairingId) -> io::Result<()>;
-    /// New pins.
-    ///
-    /// # Errors
-    /// They could not be stored, or may not replace the present ones.
-    fn pins(&self, pairing: PairingId, pins: &Pins) -> io::Result<()>;
-    /// The cloud ended the pairing: wipe identity and address, nothing else.
-    ///
-    /// # Errors
-    /// It could not be stored; the cloud will say it again.
-    fn revoked(&self, pairing: PairingId) -> io::Result<()>;
-}
-
-/// Who speaks with whom.
-#[derive(Debug, Clone)]
-pub struct Party {
-    /// The box.
-    pub box_id: BoxId,
-    /// The cloud's organisation.
-    pub organisation: OrganisationId,
-    /// Their agreement.
-    pub pairing: PairingId,
-    /// The key that signs the cloud's statements.
-    pub receipt_key: PublicKey,
-    /// This set of links.
-    pub bond: BondId,
-    /// This run.
-    pub run: Run,
-    /// Firmware, at most 64 bytes.
-    pub firmware: String,
-}
-
-/// What sessions of a box share; cheap to clone.
-#[derive(Clone)]
-pub struct Shared {
-    /// Frames for viewers.
-    pub live: Arc<Mutex<Live>>,
-    /// Rung when `live` has something new.
-    pub live_bell: Arc<Notify>,
-    /// Rung when the store has something new.
-    pub store_bell: Arc<Notify>,
-    /// Finished segments and journal.
-    pub source: Arc<dyn SegmentSource>,
-    /// Where the cloud's time goes.
-    pub clock: Clock,
-    /// Pins, revocation.
-    pub keeper: Arc<dyn Keeper>,
-    /// Reasons.
-    pub counters: Counters,
-}
-
-impl Shared {
-    /// The live half; hold it shortly.
-    pub fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// Asked to stop.
-    Stopped,
-    /// The pairing is over; everything is wiped.
-    Revoked,
-    /// The link broke, or the cloud closed it; its code.
-    Link(String),
-    /// The cloud broke the protocol.
-    Violation(Violation),
-}
 
 enum Event {
     Message(Message),
@@ -647,49 +567,6 @@ impl<L: Link> Session<L> {
     }
 }
 
-/// A frame as LIVE fragments of at most [`MAX_FRAGMENT`].
-#[must_use]
-pub fn fragments(next: &Outgoing) -> Vec<Bytes> {
-    let frame = &next.frame;
-    let total = frame.bytes.len();
-    let mut pieces = Vec::with_capacity(2 * total.div_ceil(MAX_FRAGMENT));
-    for start in (0..total).step_by(MAX_FRAGMENT) {
-        let end = total.min(start + MAX_FRAGMENT);
-        let head = LiveHead {
-            segment: frame.segment,
-            camera: frame.camera,
-            recording: frame.recording,
-            kind: frame.kind as u8,
-            track: frame.hint.track.map_or(255, |track| track.0),
-            key: frame.hint.key,
-            disposable: frame.hint.disposable,
-            video: frame.hint.video,
-            number: frame.number,
-            frame: frame.offset,
-            frame_len: u32::try_from(total).unwrap_or(u32::MAX),
-            offset: u32::try_from(start).unwrap_or(u32::MAX),
-            len: u32::try_from(end - start).unwrap_or(u32::MAX),
-            captured: frame.hint.captured,
-        };
-        pieces.push(Bytes::copy_from_slice(&head.to_bytes()));
-        pieces.push(frame.bytes.slice(start..end));
-    }
-    pieces
-}
-
-/// Reads one control message; `Ok(None)` = one that is skipped. `Err(Ok)` = the stream ended between messages.
-pub(super) async fn read_one(
-    reader: &mut (impl tokio::io::AsyncRead + Unpin),
-) -> Result<Option<Message>, Result<(), Violation>> {
-    let len = reader.read_u32().await.map_err(|_| Ok(()))? as usize;
-    if !(1..=MAX_CONTROL).contains(&len) {
-        return Err(Err(Violation::Length));
-    }
-    let mut bytes = vec![0; len];
-    reader.read_exact(&mut bytes).await.map_err(|_| Ok(()))?;
-    Message::decode(&bytes).map_err(Err)
-}
-
 async fn read(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Message, Ended> {
     loop {
         match read_one(reader).await {
@@ -697,22 +574,6 @@ async fn read(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Messag
             Ok(None) => {}
             Err(Ok(())) => return Err(Ended::Link("relay-control-ended".into())),
             Err(Err(violation)) => return Err(Ended::Violation(violation)),
-        }
-    }
-}
-
-/// Writes one control message.
-pub(super) async fn write(writer: &mut (impl AsyncWrite + Unpin), message: Message) -> io::Result<()> {
-    let bytes = message.encode();
-    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    writer.write_all(&[&len.to_be_bytes()[..], &bytes].concat()).await
-}
-
-/// Writes what comes; ends when the queue or the stream does.
-pub(super) async fn write_all(mut writer: Box<dyn AsyncWrite + Send + Unpin>, mut queue: mpsc::Receiver<Message>) {
-    while let Some(message) = queue.recv().await {
-        if write(&mut writer, message).await.is_err() {
-            return;
         }
     }
 }

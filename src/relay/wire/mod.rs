@@ -1,6 +1,7 @@
 //! What crosses a link, byte for byte. Spec: `docs/spec/relay.md`.
 
 pub mod control;
+pub mod io;
 pub mod stream;
 
 pub use control::Message;
