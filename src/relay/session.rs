@@ -14,7 +14,7 @@ use super::wire::{ChunkHead, MAX_CONTROL, VERSION, Violation};
 use crate::base::chain::{Head, Signed};
 use crate::base::ids::{CameraId, SegmentId};
 use crate::base::reason::Coded;
-use crate::seal::{JournalEntry, Receipt, SegmentSource};
+use crate::seal::{JournalEntry, Receipt};
 use crate::trust::identity::{Generation, Spki};
 use crate::trust::tls::Pins;
 use bytes::Bytes;
