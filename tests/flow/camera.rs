@@ -66,7 +66,7 @@ pub type Packet = (u32, String);
 /// The packets of a file, per stream in order, as ffmpeg's framemd5 states them.
 pub fn packets(file: &Path) -> Vec<Packet> {
     let out = Command::new("ffmpeg")
-        .args(["-nostdin", "-v", "error", "-i"])
+        .args(["-nostdin", "-v", "error", "-ignore_editlist", "1", "-i"])
         .arg(file)
         .args(["-c", "copy", "-f", "framemd5", "-"])
         .output()

@@ -41,9 +41,11 @@ async fn a_drive_with_a_dead_link_a_wrong_clock_and_a_power_cut_loses_at_most_tw
     let (sent, sent_after) = (camera::packets(&first), camera::packets(&second));
     for ((id, _), accepted) in cameras.iter().map(|(camera, _)| camera).zip(accepted) {
         let kept = footage::of(&world, id);
+        let exported = camera::packets(&world.export(id, &format!("{id}.mp4")));
         let mut before = 0;
         for (stream, video) in [(0, true), (1, false)] {
             let (a, b, kept) = (camera::stream(&sent, stream), camera::stream(&sent_after, stream), kept.hashes(video));
+            assert_eq!(camera::stream(&exported, stream), kept, "video {video}: the export holds what was sealed");
             let n = footage::common(&kept, &a);
             assert_eq!(kept[n..], b[..], "video {video}: a beginning of the first file ({n}), then all of the second");
             before += n as u64;

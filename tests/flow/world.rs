@@ -244,6 +244,13 @@ impl World {
         });
     }
 
+    /// The cloud's export of all footage of a camera.
+    pub fn export(&self, camera: &str, out: &str) -> PathBuf {
+        let done = self.mvb_cloud(&["export", "--camera", camera, "--out", out, "--passphrase-file", "cloud.pass"]);
+        assert!(done.status.success(), "export: {}\n{}", String::from_utf8_lossy(&done.stderr), self.logs());
+        self.path(out)
+    }
+
     /// Access units that the box accepted from a camera in this run.
     pub fn accepted(&self, camera: &str) -> u64 {
         let status = self.ask_box(&["status"]);

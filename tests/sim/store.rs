@@ -746,6 +746,35 @@ async fn background_expires_unless_an_event_promotes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_goes_on_a_receipt_or_without_one_while_the_cloud_may_still_answer() {
+    let mut scene = Scene::new(1);
+    let mut rig = scene.open();
+    scene.begin(&mut rig);
+    scene.record(&mut rig, 0..360, true).await;
+    assert!(rig.shut_down(scene.now()));
+    let offers = rig.offers(&scene.recipients);
+    assert!(offers.len() >= 2);
+    // One is uploaded, the rest never was.
+    rig.commit(&offers[0], true).expect("keeps");
+    drop(rig);
+    scene.limits.keep_free = ByteCount(u64::MAX);
+    let mut rig = scene.open();
+    let there =
+        |scene: &Scene, at: usize| scene.volume.files().contains_key(&mvb::store::segment_path(offers[at].segment));
+    for second in 0..60 {
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        rig.tick(true, scene.now());
+        rig.drain();
+        if second < 25 {
+            assert!((0..offers.len()).all(|at| there(&scene, at)), "second {second}: the cloud may still answer");
+        }
+        assert!(there(&scene, 1) || !there(&scene, 0), "what was uploaded goes before what was not");
+    }
+    assert!(!there(&scene, 0), "the cloud does not answer: the receipt suffices");
+    assert!(!there(&scene, 1), "the card is still short");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_card_gives_up_what_is_dispensable_first_and_held_footage_never() {
     let mut scene = Scene::new(1);
     scene.bytes = 20_000;
