@@ -20,7 +20,7 @@ use crate::base::units::WallTime;
 use crate::cloud::command::Secret;
 use crate::cloud::vault::Keyring;
 use crate::seal::recipients::RecipientRole;
-use crate::seal::{RecipientKey, RecipientSecret};
+use crate::seal::{RecipientKey, RecipientSecret, keyfile};
 use crate::trust::identity::{Generation, IdentityError, TlsKey};
 use crate::trust::secrets;
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
@@ -32,9 +32,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Key files are a few kilobytes.
 const MAX_FILE: u64 = 1024 * 1024;
-
-/// First word of a public key file, the same that `mvbctl recipients add` takes.
-const PUBLIC_MARK: &str = "mvb-recipient-1";
 
 /// Recovery keys beside the organisation's own: a segment's header has room for 16 stanzas.
 const MAX_RECOVERY: usize = 8;
@@ -298,12 +295,8 @@ impl Keys {
     /// # Errors
     /// `NotAKey`, `Known`, `Full`, `Io`.
     pub fn add_recovery(&mut self, text: &str, name: &str, now: WallTime) -> Result<KeyId, KeysError> {
-        let digits = text.trim().strip_prefix(PUBLIC_MARK).map_or(text.trim(), |rest| {
-            let rest = rest.trim();
-            rest.strip_prefix("recovery").unwrap_or(rest).trim()
-        });
-        let raw = public(digits).ok_or(KeysError::NotAKey)?;
-        let id = RecipientKey { role: RecipientRole::Recovery, public: raw }.id();
+        let key = keyfile::read_recovery(text).ok_or(KeysError::NotAKey)?;
+        let id = key.id();
         if self.locked().knows(id) {
             return Err(KeysError::Known(id));
         }
@@ -311,7 +304,7 @@ impl Keys {
             return Err(KeysError::Full);
         }
         let mut recovery = self.recovery.clone();
-        recovery.push(Recovery { public: digits.to_lowercase(), name: name.chars().take(64).collect(), added: now });
+        recovery.push(Recovery { public: HEX.encode(&key.public), name: name.chars().take(64).collect(), added: now });
         write(&self.folder.join("recovery.json"), &recovery)?;
         self.recovery = recovery;
         Ok(id)

@@ -8,7 +8,7 @@ use crate::base::fs;
 use crate::base::ids::{KeyId, OrganisationId};
 use crate::base::reason::Coded;
 use crate::seal::recipients::{MAX_RECIPIENTS, RecipientRole};
-use crate::seal::{RecipientKey, Recipients};
+use crate::seal::{RecipientKey, Recipients, keyfile};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -17,8 +17,6 @@ use tokio::sync::watch;
 const FILE: &str = "recipients.json";
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 * 1024;
-/// First word of a public key file.
-const PUBLIC_MARK: &str = "mvb-recipient-1";
 
 /// Owner of footage that was recorded before the first pairing: no organisation's cloud takes it.
 pub const NO_ORGANISATION: OrganisationId = OrganisationId([0; 16]);
@@ -59,7 +57,7 @@ pub struct Listed {
 pub enum RecipientsError {
     /// The text is no public key.
     #[error(
-        "this is no public recipient key: expected `{PUBLIC_MARK} recovery` and 64 hex digits, or the digits alone"
+        "this is no public recipient key: expected `mvb-recipient-1 recovery` and 64 hex digits, or the digits alone"
     )]
     NoKey,
     /// It is there already.
@@ -172,7 +170,7 @@ impl Keyring {
     /// # Errors
     /// `NoKey`, `Present`, `Full`, `Io`: nothing has changed.
     pub fn add(&mut self, public: &str, name: &str) -> Result<Listed, RecipientsError> {
-        let public = parse_public(public).ok_or(RecipientsError::NoKey)?;
+        let public = keyfile::read_recovery(public).ok_or(RecipientsError::NoKey)?.public;
         let key = RecipientKey { role: RecipientRole::Recovery, public };
         if !key.is_usable() {
             return Err(RecipientsError::NoKey);
@@ -193,7 +191,7 @@ impl Keyring {
     /// `Unknown`, `Io`: nothing has changed.
     pub fn remove(&mut self, id: KeyId) -> Result<(), RecipientsError> {
         let mut kept = self.kept.clone();
-        kept.added.retain(|added| recovery_key(&added.public).is_none_or(|key| key.id() != id));
+        kept.added.retain(|added| keyfile::read_recovery(&added.public).is_none_or(|key| key.id() != id));
         if kept.added.len() == self.kept.added.len() {
             return Err(RecipientsError::Unknown(id));
         }
@@ -232,25 +230,6 @@ impl Keyring {
     }
 }
 
-/// A public key from the text of its file.
-#[must_use]
-pub fn parse_public(text: &str) -> Option<[u8; 32]> {
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let line = lines.next()?;
-    let digits = match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [digits] => digits,
-        [PUBLIC_MARK, "recovery", digits] => digits,
-        _ => return None,
-    };
-    lines.next().is_none().then_some(())?;
-    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?;
-    bytes.try_into().ok()
-}
-
-fn recovery_key(hex: &str) -> Option<RecipientKey> {
-    parse_public(hex).map(|public| RecipientKey { role: RecipientRole::Recovery, public })
-}
-
 /// The set that is published, `Some(None)` if there is no key at all; `None` if a kept key is malformed. Keys of the
 /// pairing come first; what is too many for a header is cut from the end, so that they always stay.
 #[allow(clippy::option_option)]
@@ -261,7 +240,7 @@ fn recipients(stated: Option<&Stated>, kept: &Kept) -> Option<Option<Recipients>
         keys.extend(stated.recovery.iter().map(|key| RecipientKey { role: RecipientRole::Recovery, public: *key }));
     }
     for added in &kept.added {
-        keys.push(recovery_key(&added.public)?);
+        keys.push(keyfile::read_recovery(&added.public)?);
     }
     let mut seen = std::collections::HashSet::new();
     keys.retain(|key| seen.insert(key.public));
@@ -311,13 +290,5 @@ mod tests {
         let set = keyring.watch().borrow().clone().expect("a set");
         assert_eq!((set.organisation, set.keys.len()), (second, 2));
         assert_eq!(Keyring::load(dir.path(), None).expect("reads").list().len(), 1);
-    }
-
-    #[test]
-    fn a_secret_or_anything_else_is_no_public_key() {
-        for text in ["", "hello", "mvb-recipient-1 organisation 00", "00", &"0".repeat(63)] {
-            assert_eq!(parse_public(text), None, "{text}");
-        }
-        assert!(parse_public(&format!("# comment\n{}\n", "0a".repeat(32))).is_some());
     }
 }

@@ -1,11 +1,11 @@
 //! A recording as one MP4: a first pass looks at sizes and times, a second writes the bytes. RAM holds the index only.
 
-use super::footage::{Footage, FootageError, LeftOut};
+use super::footage::{Footage, FootageError, LeftOut, Place};
 use crate::base::reason::Coded;
-use crate::base::units::Run;
+use crate::base::units::{Run, TimeSource, TimeStatement};
+use crate::media::mp4;
 use crate::media::mp4::progressive::{self, Sample};
-use crate::media::mp4::{self};
-use crate::media::{Gap, TrackId, TrackParams};
+use crate::media::{AccessUnit, Gap, TrackId, TrackParams};
 use crate::seal::{RecipientSecret, Record};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,6 +20,9 @@ pub struct Report {
     pub packets: BTreeMap<u8, u64>,
     /// Samples whose parts were lost between camera and box.
     pub damaged: u64,
+    /// Samples that came live and are not in the file that the box closed after a cut: no signature of a whole file
+    /// covers them.
+    pub provisional: u64,
     /// What the recording says is missing.
     pub gaps: Vec<Gap>,
     /// What could not be opened.
@@ -62,88 +65,131 @@ impl Coded for ExportError {
     }
 }
 
+/// Longest pause between two samples of the movie: durations have 32 bits, which are 13 hours at 90 kHz.
+const LONGEST_PAUSE: i128 = 12 * 3600 * 1_000_000;
+/// A sample before the latest one by more than this is an error of the clock: reordering steps back by pictures.
+const LONGEST_STEP_BACK: i128 = 60 * 1_000_000;
+/// Ticks per second above this are no track of ours; sound has 192,000 at most.
+const MAX_TIMESCALE: u32 = 1_000_000;
+/// Pause between boots whose distance nobody knows.
+const UNKNOWN_PAUSE: i128 = 1_000_000;
+
 #[derive(Default)]
 struct Index {
-    /// Index in the file by track id.
+    /// Tracks of the movie: what they come from, and their parameters over time.
     tracks: Vec<(TrackId, Vec<TrackParams>)>,
+    /// Which track and which of its parameters the next unit of a camera's track has; `None`: MP4 cannot hold it.
+    current: BTreeMap<TrackId, Option<(usize, u32)>>,
     samples: Vec<Sample>,
     report: Report,
-    /// Media time is boot time; a later boot goes on after the earlier one's last sample.
-    boots: Boots,
+    line: Line,
 }
 
-/// Puts the boot times of several runs on one line.
+/// Puts the boot times of several runs on one line, in microseconds. Media time is boot time, so within one boot pauses
+/// are as long as they were.
 #[derive(Default)]
-struct Boots {
+struct Line {
     run: Option<Run>,
-    /// Seconds are enough for the join: where the earlier boot ended.
-    offset: f64,
-    last: f64,
+    /// What is known of wall time: of the boot before, and of this one.
+    before: Option<TimeStatement>,
+    now: Option<TimeStatement>,
+    offset: i128,
+    /// The first sample of this boot has been placed.
+    joined: bool,
+    /// The latest sample, on the line.
+    last: Option<i128>,
 }
 
-impl Boots {
-    /// Ticks to add to a sample's time. Within one boot nothing moves; another boot starts right after the last sample.
-    fn place(&mut self, run: Run, pts: i64, timescale: u32) -> i64 {
-        let scale = f64::from(timescale.max(1));
-        let own = pts as f64 / scale;
-        match self.run {
-            Some(before) if before.boot == run.boot => {}
-            Some(_) => self.offset = self.last - own,
-            None => {}
+impl Line {
+    fn statement(&mut self, run: Run, said: TimeStatement) {
+        self.enter(run);
+        if said.source >= TimeSource::Ntp {
+            self.now = Some(said);
+        }
+    }
+
+    /// Microseconds to add to a sample's own time.
+    fn place(&mut self, run: Run, own: i128) -> i128 {
+        self.enter(run);
+        if !std::mem::replace(&mut self.joined, true)
+            && let Some(last) = self.last
+        {
+            // Wall time at boot time zero, of both boots, tells how far apart they are.
+            let zero = |s: TimeStatement| i128::from(s.wall.0) * 1000 - i128::from(s.at.0);
+            let known = self.before.zip(self.now).map(|(before, now)| self.offset + zero(now) - zero(before));
+            self.offset = known.unwrap_or(i128::MIN).max(last + UNKNOWN_PAUSE - own);
+        }
+        // The movie begins at zero.
+        let last = self.last.unwrap_or(0);
+        let (earliest, latest) = match self.last {
+            Some(last) => (last - LONGEST_STEP_BACK - own, last + LONGEST_PAUSE - own),
+            None => (-own, -own),
+        };
+        self.offset = self.offset.clamp(earliest, latest);
+        self.last = Some(last.max(own + self.offset));
+        self.offset
+    }
+
+    fn enter(&mut self, run: Run) {
+        if self.run.is_some_and(|before| before.boot != run.boot) {
+            self.before = self.now.take();
+            self.joined = false;
         }
         self.run = Some(run);
-        self.last = self.last.max(own + self.offset);
-        (self.offset * scale).round() as i64
     }
 }
 
 impl Index {
-    fn record(&mut self, run: Run, record: &Record) -> Option<Sample> {
+    fn record(&mut self, place: Place, record: &Record) -> Option<Sample> {
         match record {
-            Record::Params(params) => {
-                self.params(params);
-                None
-            }
-            Record::Gap(gap) => {
-                self.report.gaps.push(*gap);
-                None
-            }
-            Record::Unit(unit) => {
-                let found = self.tracks.iter().position(|(id, sets)| *id == unit.track && !sets.is_empty());
-                let Some(track) = found else {
-                    *self.report.tracks_left_out.entry(unit.track.0).or_default() += 1;
-                    return None;
-                };
-                let (_, sets) = &self.tracks[track];
-                let timescale = sets.first().map_or(1, |params| params.timescale);
-                let moved = self.boots.place(run, unit.pts.0, timescale);
-                self.report.damaged += u64::from(unit.flags.damaged);
-                Some(Sample {
-                    track,
-                    description: u32::try_from(self.tracks[track].1.len() - 1).unwrap_or(0),
-                    pts: unit.pts.0 + moved,
-                    size: u32::try_from(unit.data.len()).ok()?,
-                    key: unit.flags.key,
-                })
-            }
-            Record::Meta(_) | Record::Event(_) => None,
+            Record::Params(params) => self.params(params),
+            Record::Gap(gap) => self.report.gaps.push(*gap),
+            Record::Meta(meta) => self.line.statement(place.run, meta.time),
+            Record::Unit(unit) => return self.unit(place, unit),
+            Record::Event(_) => {}
         }
+        None
     }
 
-    /// A new set that differs opens a new description; a track cannot change its clock or its coding in one file.
+    fn unit(&mut self, place: Place, unit: &AccessUnit) -> Option<Sample> {
+        let found = self.current.get(&unit.track).copied().flatten();
+        let timescale = found.and_then(|(track, _)| self.tracks.get(track)?.1.first()).map(|first| first.timescale);
+        let (Some((track, description)), Some(timescale), Ok(size)) =
+            (found, timescale, u32::try_from(unit.data.len()))
+        else {
+            *self.report.tracks_left_out.entry(unit.track.0).or_default() += 1;
+            return None;
+        };
+        let scale = i128::from(timescale.max(1));
+        let offset = self.line.place(place.run, i128::from(unit.pts.0) * 1_000_000 / scale);
+        self.report.damaged += u64::from(unit.flags.damaged);
+        self.report.provisional += u64::from(place.provisional);
+        let pts = i64::try_from(i128::from(unit.pts.0) + offset * scale / 1_000_000).unwrap_or(0);
+        Some(Sample { track, description, pts, size, key: unit.flags.key })
+    }
+
+    /// A set that differs opens a new description; another coding or clock under the same number is a track of its own.
     fn params(&mut self, params: &TrackParams) {
-        if !mp4::is_describable(params) {
-            return;
-        }
-        match self.tracks.iter_mut().find(|(id, _)| *id == params.track) {
-            None => self.tracks.push((params.track, vec![params.clone()])),
-            Some((_, sets)) => {
-                let fits = sets.first().is_none_or(|f| (f.codec, f.timescale) == (params.codec, params.timescale));
-                if fits && sets.last() != Some(params) {
+        let place = if (1..=MAX_TIMESCALE).contains(&params.timescale) && mp4::is_describable(params) {
+            let same = |sets: &[TrackParams]| {
+                sets.first().is_some_and(|first| (first.codec, first.timescale) == (params.codec, params.timescale))
+            };
+            let track = self.tracks.iter().position(|(id, sets)| *id == params.track && same(sets));
+            let track = track.unwrap_or_else(|| {
+                self.tracks.push((params.track, Vec::new()));
+                self.tracks.len() - 1
+            });
+            self.tracks.get_mut(track).and_then(|(_, sets)| {
+                let set = sets.iter().position(|set| set == params).unwrap_or_else(|| {
                     sets.push(params.clone());
-                }
-            }
-        }
+                    sets.len() - 1
+                });
+                Some((track, u32::try_from(set).ok()?))
+            })
+        } else {
+            None
+        };
+        self.current.insert(params.track, place);
     }
 }
 
@@ -161,8 +207,8 @@ pub fn export(
     let total = 2 * footage.size();
     let mut index = Index::default();
     let mut stopped = false;
-    let left_out = footage.read(secrets, &mut |done| progress(done, total), &mut |run, record| {
-        if let Some(sample) = index.record(run, &record) {
+    let left_out = footage.read(secrets, &mut |done| progress(done, total), &mut |place, record| {
+        if let Some(sample) = index.record(place, &record) {
             index.samples.push(sample);
         }
         stopped = cancelled();
@@ -184,8 +230,8 @@ pub fn export(
     let mut next = samples.iter();
     let mut failed = None;
     let half = total / 2;
-    footage.read(secrets, &mut |done| progress(half + done, total), &mut |run, record| {
-        let sample = again.record(run, &record);
+    footage.read(secrets, &mut |done| progress(half + done, total), &mut |place, record| {
+        let sample = again.record(place, &record);
         if let (Some(sample), Record::Unit(unit)) = (sample, &record) {
             failed = match next.next() {
                 Some(promised) if *promised == sample => out.write_all(&unit.data).err().map(ExportError::Write),

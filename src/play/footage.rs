@@ -5,9 +5,11 @@
 
 use crate::base::reason::Coded;
 use crate::base::units::Run;
-use crate::seal::frame::{FRAME_HEAD, next_frame};
+use crate::seal::frame::next_frame;
 use crate::seal::{Header, OpenError, Reader, RecipientSecret, Record, SegmentKey};
+use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 /// Bytes read at a time.
 const READ: usize = 1024 * 1024;
@@ -26,15 +28,20 @@ pub trait SegmentBytes {
     /// # Errors
     /// The file's.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Bytes from here on came live and are no part of the file that the box closed.
+    fn provisional_from(&self) -> Option<u64> {
+        None
+    }
 }
 
-impl SegmentBytes for std::fs::File {
+/// Opened for each read: a day of footage has more segments than a process may have open files.
+impl SegmentBytes for PathBuf {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(std::fs::metadata(self)?.len())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(self, into, offset)
+        std::os::unix::fs::FileExt::read_at(&std::fs::File::open(self)?, into, offset)
     }
 }
 
@@ -104,10 +111,21 @@ struct Part {
 pub struct LeftOut {
     /// Name of the segment.
     pub segment: String,
-    /// Bytes from here on.
+    /// Where in its bytes the first such thing is.
     pub from: u64,
+    /// How many things of this kind: frames, or 1 if everything from there on is left out.
+    pub count: u64,
     /// Stable code.
     pub code: &'static str,
+}
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Who recorded it, and when.
+    pub run: Run,
+    /// It was received live and is not in the file that the box closed.
+    pub provisional: bool,
 }
 
 /// Segments that were opened, in order of time.
@@ -161,39 +179,51 @@ impl Footage {
         self.parts.iter().filter_map(|part| part.bytes.size().ok()).sum()
     }
 
-    /// Boot time counts within one boot; the daemon's start count orders boots of one box.
+    /// Boot time counts within one boot; the daemon's start count orders the boots of one box. Boxes come one after
+    /// another: their clocks have nothing in common.
     fn sort(&mut self) {
-        let run = |run: &Run| run.start;
-        self.parts.sort_by_key(|part| (run(&part.header.run), part.header.at, part.header.segment));
+        self.parts.sort_by_key(|part| {
+            let header = &part.header;
+            (header.box_id, header.run.start, header.at, header.segment)
+        });
     }
 
-    /// Gives every record to `each`, in order, with the run that recorded it; `each` may stop by returning false.
-    /// `progress` hears the bytes read so far.
+    /// Gives every record to `each`, in order, with its place; `each` may stop by returning false. `progress` hears the
+    /// bytes read so far.
     ///
     /// # Errors
-    /// `Io`, `Key`. Damage is no error: it is in the list that is returned.
+    /// `Io`; `Key` if no segment opens. Damage, and segments that these keys do not open, are no errors: they are in the
+    /// list that is returned.
     pub fn read(
         &mut self,
         secrets: &[&RecipientSecret],
         progress: &mut dyn FnMut(u64),
-        each: &mut dyn FnMut(Run, Record) -> bool,
+        each: &mut dyn FnMut(Place, Record) -> bool,
     ) -> Result<Vec<LeftOut>, FootageError> {
         self.sort();
         let mut left_out = Vec::new();
-        let mut before = 0;
+        let (mut before, mut opened, mut shut) = (0, false, None);
         for part in &self.parts {
-            let mut go_on = true;
-            let left = part.read(secrets, &mut |done| progress(before + done), &mut |record| {
-                go_on = each(part.header.run, record);
-                go_on
-            })?;
-            left_out.extend(left);
-            if !go_on {
-                break;
+            match part.key(secrets) {
+                Ok(key) => {
+                    opened = true;
+                    let (left, go_on) = part.read(key, &mut |done| progress(before + done), each)?;
+                    left_out.extend(left);
+                    if !go_on {
+                        return Ok(left_out);
+                    }
+                }
+                Err(error) => {
+                    left_out.push(LeftOut { segment: part.name.clone(), from: 0, count: 1, code: error.code() });
+                    shut.get_or_insert(error);
+                }
             }
             before += part.bytes.size().unwrap_or(0);
         }
-        Ok(left_out)
+        match shut {
+            Some(error) if !opened => Err(error),
+            _ => Ok(left_out),
+        }
     }
 }
 
@@ -211,52 +241,71 @@ impl Part {
         Err(FootageError::Key { name: self.name.clone(), source: last })
     }
 
+    /// What was left out, and whether `each` wants more.
     fn read(
         &self,
-        secrets: &[&RecipientSecret],
+        key: SegmentKey,
         progress: &mut dyn FnMut(u64),
-        each: &mut dyn FnMut(Record) -> bool,
-    ) -> Result<Option<LeftOut>, FootageError> {
+        each: &mut dyn FnMut(Place, Record) -> bool,
+    ) -> Result<(Vec<LeftOut>, bool), FootageError> {
         let io = |source| FootageError::Io { name: self.name.clone(), source };
-        let key = self.key(secrets)?;
+        let provisional_from = self.bytes.provisional_from().unwrap_or(u64::MAX);
         let mut header = vec![0; self.header_len];
         fill(&*self.bytes, 0, &mut header).map_err(io)?;
         let mut reader = Reader::new(&header, key);
-        let left = |from, code| Ok(Some(LeftOut { segment: self.name.clone(), from, code }));
         let mut at = self.header_len as u64;
         let mut buf = Vec::new();
-        loop {
+        // By code: where first, how often. A frame that does not open costs itself; the structure goes on in clear.
+        let mut left: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+        let mut go_on = true;
+        'file: loop {
             let held = buf.len();
             buf.resize(held + READ, 0);
             let n = fill(&*self.bytes, at + held as u64, &mut buf[held..]).map_err(io)?;
             buf.truncate(held + n);
             let mut used = 0;
             loop {
+                let here = at + used as u64;
                 match next_frame(&buf[used..]) {
                     Ok(Some((_, frame))) => {
+                        let broken = reader.broken_units();
                         match reader.frame(frame) {
                             Ok(Some(record)) => {
-                                if !each(record) {
-                                    return Ok(None);
-                                }
+                                go_on =
+                                    each(Place { run: self.header.run, provisional: here >= provisional_from }, record);
                             }
                             Ok(None) => {}
-                            Err(error) => return left(at + used as u64, error.code()),
+                            Err(error) => left.entry(error.code()).or_insert((here, 0)).1 += 1,
+                        }
+                        if reader.broken_units() > broken {
+                            left.entry("unit-incomplete").or_insert((here, 0)).1 += 1;
+                        }
+                        if !go_on {
+                            break 'file;
                         }
                         used += frame.len();
                     }
                     Ok(None) => break,
-                    Err(_) => return left(at + used as u64, "segment-structure"),
+                    Err(_) => {
+                        left.insert("segment-structure", (here, 1));
+                        break 'file;
+                    }
                 }
             }
             at += used as u64;
             buf.drain(..used);
             progress(at);
             if n == 0 {
-                // A few bytes at the end are a frame that was being written.
-                return if buf.len() > FRAME_HEAD { left(at, "segment-truncated") } else { Ok(None) };
+                // Bytes at the end that are no whole frame: it was being written.
+                if !buf.is_empty() {
+                    left.insert("segment-truncated", (at, 1));
+                }
+                break;
             }
         }
+        let left =
+            left.into_iter().map(|(code, (from, count))| LeftOut { segment: self.name.clone(), from, count, code });
+        Ok((left.collect(), go_on))
     }
 }
 

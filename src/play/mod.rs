@@ -8,4 +8,4 @@ pub mod footage;
 pub mod live;
 
 pub use export::{Report, export};
-pub use footage::{Footage, FootageError, SegmentBytes};
+pub use footage::{Footage, FootageError, LeftOut, SegmentBytes};

@@ -44,6 +44,17 @@ pub fn read_secret(text: &str) -> Option<RecipientSecret> {
     <[u8; 32]>::try_from(raw.as_slice()).ok().map(RecipientSecret::from_bytes)
 }
 
+/// Reads the public key of a recovery pair, from its file or as hex digits alone; `None` if it is none.
+#[must_use]
+pub fn read_recovery(text: &str) -> Option<RecipientKey> {
+    let digits = match line(text)?.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+        [digits] | [PUBLIC, "recovery", digits] => digits,
+        _ => return None,
+    };
+    let public = HEX.decode(digits.as_bytes()).ok()?.try_into().ok()?;
+    Some(RecipientKey { role: RecipientRole::Recovery, public })
+}
+
 fn line(text: &str) -> Option<&str> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = lines.next()?;
@@ -59,7 +70,14 @@ mod tests {
         let secret = RecipientSecret::generate();
         let read = read_secret(&secret_text(&secret)).expect("reads");
         assert_eq!(*read.to_bytes(), *secret.to_bytes());
-        let public = public_text(&secret.public(RecipientRole::Recovery));
+        let key = secret.public(RecipientRole::Recovery);
+        let public = public_text(&key);
+        assert_eq!(read_recovery(&format!("# box 7\n\n{public}")), Some(key.clone()));
+        assert_eq!(read_recovery(&HEX.encode(&key.public)), Some(key));
+        let organisation = public_text(&secret.public(RecipientRole::Organisation));
+        for bad in ["", "hello", "00", &organisation, &secret_text(&secret), &format!("{public}{public}")] {
+            assert_eq!(read_recovery(bad), None, "{bad}");
+        }
         for bad in ["", "mvb-secret-1", "mvb-secret-1 00", &public, "mvb-secret-1 zz\nmvb-secret-1 00"] {
             assert!(read_secret(bad).is_none(), "{bad}");
         }

@@ -8,10 +8,10 @@ use crate::base::ids::{CameraId, RecordingId};
 use crate::cloud::command::{Command as Order, Reply};
 use crate::cloud::keys::Keys;
 use crate::cloud::vault::{Reader, StoredFile};
-use crate::play::{Footage, export};
+use crate::play::{Footage, SegmentBytes, export};
 use crate::seal::RecipientSecret;
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -47,24 +47,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Outcome {
     let secrets: Vec<&RecipientSecret> = secrets.iter().map(|secret| &**secret).collect();
     let mut footage = Footage::default();
     let mut tails = 0;
-    for file in &files {
-        let failed = |source| Failure::new("footage-io", format!("{}: {source}", file.path.display()));
-        // What came live beyond the card's cut is shown too: it was received, and the report says so.
-        let bytes = match file.live_bytes().map_err(failed)? {
-            Some(bytes) => {
-                tails += 1;
-                bytes
-            }
-            None => file.bytes().map_err(failed)?,
-        };
-        if !bytes.is_empty() {
-            let name = file.row.segment.to_string();
-            footage.add(name, Box::new(bytes)).map_err(|error| Failure::of(&error))?;
+    for file in files {
+        let (name, stored) = (file.row.segment.to_string(), Stored::new(file));
+        tails += usize::from(stored.tail.is_some());
+        if stored.reach > 0 {
+            footage.add(name, Box::new(stored)).map_err(|error| Failure::of(&error))?;
         }
     }
     // Written beside and renamed: a failed export leaves nothing that looks like one.
     let beside = args.out.with_extension("part");
-    let failed = |source: std::io::Error| Failure::new("export-write", format!("{}: {source}", beside.display()));
+    let failed = |source: io::Error| Failure::new("export-write", format!("{}: {source}", beside.display()));
     let mut out = BufWriter::with_capacity(1 << 20, std::fs::File::create(&beside).map_err(failed)?);
     let bar = super::footage::progress("bytes");
     let result = export(
@@ -101,19 +93,63 @@ pub(super) fn run(global: &Global, args: &Args) -> Outcome {
         );
     }
     for left in &report.left_out {
-        println!("    left out: segment {} from byte {} [{}]", left.segment, left.from, left.code);
+        println!("    left out: segment {} at byte {}, {} × {}", left.segment, left.from, left.count, left.code);
     }
     for (track, n) in &report.tracks_left_out {
         println!("    left out: {n} units of track {track}, which MP4 cannot hold");
     }
     if tails > 0 {
-        println!("    {tails} segments were completed by what came live beyond the card's cut");
+        println!(
+            "    {} units of {tails} segments came live beyond the cut of the box's own file: shown, not covered by its end",
+            report.provisional
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// A file of the vault, with what came live beyond its cut if there is any.
+struct Stored {
+    path: PathBuf,
+    /// Bytes of `path` that are used.
+    reach: u64,
+    /// The tail and its length; it follows at `reach`.
+    tail: Option<(PathBuf, u64)>,
+}
+
+impl Stored {
+    fn new(file: StoredFile) -> Self {
+        let (whole, beyond) = (file.reach(), file.tail_reach());
+        let (path, cut) = (file.path, file.row.tail.as_ref().map(|tail| tail.from));
+        match (file.tail, cut) {
+            (Some(tail), Some(cut)) if beyond > 0 && cut <= whole => {
+                Self { path, reach: cut, tail: Some((tail, beyond)) }
+            }
+            _ => Self { path, reach: whole, tail: None },
+        }
+    }
+}
+
+impl SegmentBytes for Stored {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.reach + self.tail.as_ref().map_or(0, |(_, beyond)| *beyond))
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let (path, offset, end) = match &self.tail {
+            Some((tail, beyond)) if offset >= self.reach => (tail, offset - self.reach, *beyond),
+            _ => (&self.path, offset, self.reach),
+        };
+        let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(into.len());
+        path.read_at(offset, into.get_mut(..len).unwrap_or_default())
+    }
+
+    fn provisional_from(&self) -> Option<u64> {
+        self.tail.as_ref().map(|_| self.reach)
+    }
+}
+
 fn chosen(vault: &Reader, args: &Args) -> Result<Vec<StoredFile>, Failure> {
-    let files = match (args.recording, args.camera) {
+    let mut files = match (args.recording, args.camera) {
         (Some(recording), _) => vault.recording(recording).map_err(|error| Failure::of(&error))?,
         (None, camera) => {
             let mut files = vault.files().map_err(|error| Failure::of(&error))?;
@@ -121,6 +157,8 @@ fn chosen(vault: &Reader, args: &Args) -> Result<Vec<StoredFile>, Failure> {
             files
         }
     };
+    // A second object under the same id is a conflict that `verify` shows; footage is shown once.
+    files.retain(|file| file.row.variant == 0);
     if files.is_empty() {
         return Err(Failure::new("export-nothing", "no such footage here: see `mvb-cloud recordings`"));
     }

@@ -28,7 +28,7 @@ pub enum Command {
 pub enum RecoveryCommand {
     /// Add a recovery key.
     Add {
-        /// File with the public key: 64 hex digits (X25519); lines that start with # are skipped.
+        /// Public key file, as `mvbctl recipients generate` makes it; lines that start with # are skipped.
         file: PathBuf,
     },
 }
@@ -67,15 +67,9 @@ pub(super) fn run(global: &Global, command: Command) -> Outcome {
             write_out(out.as_deref(), &keys.to_text())
         }
         Command::Recovery(RecoveryCommand::Add { file }) => {
-            let text = std::fs::read_to_string(&file).map_err(|error| {
+            let public = std::fs::read_to_string(&file).map_err(|error| {
                 Failure::new("file-unreadable", format!("{}: {error}; give a readable file", file.display()))
             })?;
-            let public = text
-                .lines()
-                .map(str::trim)
-                .find(|line| !line.is_empty() && !line.starts_with('#'))
-                .unwrap_or_default()
-                .to_owned();
             let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             match global.ask(Order::RecoveryAdd { public, name })? {
                 Reply::Recovery { id } => {

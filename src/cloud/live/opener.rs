@@ -8,6 +8,7 @@ use crate::base::reason::{Coded, Counters};
 use crate::base::units::BootTime;
 use crate::cloud::vault::Keyring;
 use crate::play::live::{Init, Mux, Muxed};
+use crate::seal::frame::{FrameClass, FrameHead};
 use crate::seal::{Header, Reader, Record};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub enum Packet {
 pub struct Opener {
     assembler: Assembler,
     open: Option<(SegmentId, Reader)>,
+    /// The record that comes next if nothing was lost on the way.
+    next: u32,
     /// A segment that does not open: its frames are skipped without trying again.
     shut: Option<SegmentId>,
     mux: Mux,
@@ -64,6 +67,12 @@ impl Opener {
             counters.add("live-without-header", 1);
             return;
         };
+        if let Some(head) = FrameHead::parse(&frame.bytes).filter(|head| head.class() == FrameClass::Sealed) {
+            if head.number != self.next {
+                self.mux.lost();
+            }
+            self.next = head.number.saturating_add(1);
+        }
         match reader.frame(&frame.bytes) {
             Ok(None) => {}
             Ok(Some(record)) => self.record(record, packets),
@@ -73,6 +82,7 @@ impl Opener {
 
     fn header(&mut self, frame: &Frame, keys: &Keyring, counters: &Counters, packets: &mut Vec<Packet>) {
         self.open = None;
+        self.next = 0;
         self.shut = Some(frame.segment);
         let Ok((header, _)) = Header::decode(&frame.bytes) else {
             counters.add("live-bad-header", 1);
@@ -115,7 +125,7 @@ impl Opener {
 mod tests {
     use super::*;
     use crate::cloud::vault::tests::World;
-    use crate::seal::frame::{FRAME_HEAD, FrameHead};
+    use crate::seal::frame::FRAME_HEAD;
 
     /// A segment's bytes as the relay would bring them: 300 bytes at a time.
     fn fragments(segment: SegmentId, bytes: &[u8]) -> Vec<Fragment> {

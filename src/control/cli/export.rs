@@ -92,7 +92,7 @@ fn say(output: &Path, report: &Report) {
         println!("    missing: {:.1} s ({})", gap.to.since(gap.from).as_secs_f64(), gap.cause.code());
     }
     for left in &report.left_out {
-        println!("    left out: segment {} from byte {} [{}]", left.segment, left.from, left.code);
+        println!("    left out: segment {} at byte {}, {} × {}", left.segment, left.from, left.count, left.code);
     }
     for (track, n) in &report.tracks_left_out {
         println!("    left out: {n} units of track {track}, which MP4 cannot hold");
@@ -115,10 +115,8 @@ fn footage(args: &Args) -> Result<Footage, Error> {
     let mut all = Footage::default();
     for path in segments(&args.path)? {
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let open = |source| Error::File { path: path.clone(), what: "cannot be read", source };
-        let file = std::fs::File::open(&path).map_err(open)?;
         let mut one = Footage::default();
-        match one.add(&name, Box::new(file)) {
+        match one.add(&name, Box::new(path.clone())) {
             Ok(()) => {}
             // A file that was being created when the power went has no header; `verify` names it.
             Err(error) if args.path.is_dir() => {

@@ -50,13 +50,14 @@ fn sample_entry(params: &TrackParams) -> Option<mp4_atom::Codec> {
             mp4_atom::Codec::Mp4a(mp4_atom::Mp4a { audio, esds, btrt: None, taic: None })
         }
         Codec::Opus => {
-            let dops = mp4_atom::Dops {
+            let dops = mp4_atom::Dops::decode_body(&mut &params.config[..]).ok();
+            let dops = dops.unwrap_or(mp4_atom::Dops {
                 output_channel_count: params.channels.max(1),
                 pre_skip: 0,
                 input_sample_rate: 48_000,
                 output_gain: 0,
                 channel_mapping: None,
-            };
+            });
             mp4_atom::Codec::Opus(Opus { audio, dops, btrt: None })
         }
         Codec::Pcmu | Codec::Pcma => {

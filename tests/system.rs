@@ -1,0 +1,4 @@
+//! Against the programs that people use: real encoders, players and cameras.
+
+#[path = "system/export.rs"]
+mod export;
