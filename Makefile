@@ -1,7 +1,7 @@
 # `make demo`   the whole path on this machine, until Ctrl-C   (DURATION=30: ends by itself and checks every packet)
 # `make test`   everything that can be tested here, `make check` included
 # `make check`  fmt, clippy, rustdoc, licences and bans
-# `make bench`  JSON lines
+# `make bench`  JSON lines, one per result   (BENCH="seal write": only these; `write` needs root for a loop device)
 # Each target sets up what it needs on Debian 12 with Rust's toolchain: through apt as root or sudo, else it says what is
 # missing.
 SHELL := /bin/bash
@@ -10,6 +10,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 DURATION ?=
+BENCH ?=
 CARGO_DENY_VERSION := 0.20.2
 
 demo: setup-demo
@@ -29,7 +30,7 @@ check: setup-build cargo-deny
 	@echo "cargo-deny: advisories were skipped, they need the network: run 'cargo deny check advisories' where there is one"
 
 bench: setup-bench
-	$(CARGO) bench --locked --all-features
+	$(CARGO) bench --locked --bench main -- $(BENCH)
 
 # cargo itself needs a C compiler: it links with cc, and SQLite and ring are built from C.
 setup-build:
