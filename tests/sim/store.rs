@@ -202,7 +202,8 @@ fn check_after_cut(scene: &Scene, rig: &Rig, cut: BootTime, what: &str) {
         let lost: Vec<_> = of_camera().filter(|(_, number, _)| !found.contains(number)).collect();
         let Some((_, first, first_at)) = lost.first() else { continue };
         assert!(cut.since(*first_at) <= BOUND, "{what}: unit {first} of {first_at:?} is lost, cut at {cut:?}");
-        assert!(found.iter().all(|number| number < first), "{what}: a hole, not a tail");
+        // Two segments of a camera may be unsynced at once, and the later one may survive: then the loss is a hole. It
+        // must lie within the reported gap like any other.
         // A camera of which nothing was durable yet has no recording that could tell.
         if let Some(recording) = recordings.iter().find(|r| r.camera == *camera) {
             let last_at = lost.last().expect("not empty").2;
