@@ -90,7 +90,7 @@ impl Hub {
     /// Starts to look at a camera.
     #[must_use]
     pub fn watch(&self, camera: CameraId) -> Viewer {
-        let packets = {
+        let (packets, name) = {
             let mut channels = self.channels();
             let channel = channels.entry(camera).or_insert_with(|| Channel {
                 watchers: 0,
@@ -99,10 +99,12 @@ impl Hub {
                 box_time: None,
             });
             channel.watchers += 1;
-            channel.packets.subscribe()
+            // A viewer who joins others missed the META that they saw.
+            (channel.packets.subscribe(), channel.opener.name().map(str::to_owned))
         };
         self.0.wanted.send_if_modified(|wanted| wanted.insert(camera));
-        let queued = self.0.vault.keyring().is_locked().then_some(View::State("cloud-locked"));
+        let locked = self.0.vault.keyring().is_locked();
+        let queued = if locked { Some(View::State("cloud-locked")) } else { name.map(View::Name) };
         Viewer { hub: self.clone(), camera, packets, started: false, queued }
     }
 

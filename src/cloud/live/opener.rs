@@ -40,6 +40,12 @@ pub struct Opener {
 }
 
 impl Opener {
+    /// The camera's name, once a META record told it.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// Takes a fragment and says what it leads to.
     pub fn fragment(&mut self, fragment: &Fragment, keys: &Keyring, counters: &Counters, now: Instant) -> Vec<Packet> {
         self.assembler.push(fragment, now);
