@@ -7,3 +7,5 @@ pub mod identity;
 pub mod pairing;
 pub mod secrets;
 pub mod tls;
+#[cfg(test)]
+mod tls_tests;
