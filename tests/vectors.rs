@@ -1,5 +1,7 @@
 //! Format vectors: what every implementation must accept, refuse and name.
 
+#[path = "vectors/agreed.rs"]
+mod agreed;
 #[path = "vectors/fuzz.rs"]
 mod fuzz;
 #[path = "vectors/lone.rs"]

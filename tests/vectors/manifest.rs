@@ -131,7 +131,7 @@ fn the_committed_vectors_are_made_again_byte_for_byte() {
 }
 
 /// An interpreter with the `cryptography` package.
-fn python() -> String {
+pub fn python() -> String {
     let wanted = std::env::var("MVB_PYTHON").ok();
     let candidates = wanted.into_iter().chain(["/usr/bin/python3".into(), "python3".into()]);
     let works = |python: &String| {
