@@ -190,6 +190,7 @@ impl App {
             agreement: agreement.view(),
             recorder: handle.status(),
             link: link.subscribe(),
+            tap: uplink.tap.clone(),
             ingest: ingest.status(),
             board: board.clone(),
             counters: [counters.clone(), store.counters()],
@@ -427,6 +428,7 @@ struct Sources {
     agreement: watch::Receiver<View>,
     recorder: watch::Receiver<store::Status>,
     link: watch::Receiver<gather::Link>,
+    tap: LiveTap,
     ingest: watch::Receiver<ingest::Status>,
     board: Board,
     counters: [Counters; 2],
@@ -437,7 +439,8 @@ fn snapshot(sources: Sources) -> metrics::Snapshot {
         let (recorder, view) = (sources.recorder.borrow().clone(), sources.agreement.borrow().clone());
         let sessions = cameras::sessions(&sources.ingest.borrow());
         let cameras = gather::cameras(&sources.roster.cameras(), &sessions, &recorder);
-        let link = sources.link.borrow().clone();
+        let mut link = sources.link.borrow().clone();
+        link.subscriptions = sources.tap.subscriptions() as u64;
         let quarantined = (link.state == "quarantined").then_some("wrong-certificate");
         let alarms = gather::alarms(recorder.alarms.iter().copied().chain(quarantined));
         Status {

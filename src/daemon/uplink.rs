@@ -133,7 +133,8 @@ fn shown(status: &Status, host: &str) -> gather::Link {
         state: state.to_owned(),
         reason: status.reason.clone().filter(|_| !status.connected),
         host: Some(host.to_owned()),
-        subscriptions: status.subscriptions as u64,
+        // The tap knows them at any moment; this changes with the link only.
+        subscriptions: 0,
     }
 }
 

@@ -100,7 +100,11 @@ fn write(out: &mut String, status: &Status, reasons: bool) -> std::fmt::Result {
         0 => "nothing waits for the cloud".to_owned(),
         count => format!("{count} segments ({}) wait for the cloud", uplink.backlog),
     };
-    writeln!(out, "Uplink    {}{host}{reason}, {backlog}", uplink.state)?;
+    let watched = match uplink.subscriptions {
+        0 => String::new(),
+        count => format!(", {count} watched live"),
+    };
+    writeln!(out, "Uplink    {}{host}{reason}{watched}, {backlog}", uplink.state)?;
     if uplink.other_organisation_segments > 0 {
         writeln!(out, "          {} segments of another organisation wait", uplink.other_organisation_segments)?;
     }
