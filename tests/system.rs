@@ -2,3 +2,5 @@
 
 #[path = "system/export.rs"]
 mod export;
+#[path = "system/ingest.rs"]
+mod ingest;

@@ -63,6 +63,16 @@ impl Asc {
             bits.take(14)?;
         }
         bits.take(1)?;
+        // Backward-compatible signalling of SBR behind the configuration: `syncExtensionType` 0x2b7.
+        let mut behind = Bits { bytes, at: bits.at };
+        if behind.take(11) == Some(0x2b7) && behind.object() == Some(5) {
+            if let Some(present) = behind.take(1) {
+                if present == 1 {
+                    sample_rate = behind.rate()?;
+                }
+                bits.at = behind.at;
+            }
+        }
         let core = if short { 960 } else { 1024 };
         let samples = if sample_rate == core_rate * 2 { core * 2 } else { core };
         Some(Self { sample_rate, channels, samples, bits: bits.at - from_bit })
@@ -300,6 +310,14 @@ mod tests {
         aac.push(&packet(1024, false, &[0, 16, 0, 4 << 3, 1, 2]), &mut out);
         aac.flush(&mut out);
         assert!(matches!(&out[..], [Output::Unit(Unit { damaged: true, .. })]));
+    }
+
+    #[test]
+    fn latm_with_a_signalled_absence_of_sbr_is_carried_whole() {
+        // What GStreamer makes of ffmpeg's five bytes 11 88 56 e5 00.
+        let aac = Aac::latm(&[0x40, 0x00, 0x23, 0x10, 0xad, 0xca, 0x00], 48_000).expect("carried");
+        assert_eq!(aac.config().bytes, [0x11, 0x88, 0x56, 0xe5, 0x00]);
+        assert_eq!((aac.config().sample_rate, aac.config().channels), (48_000, 1));
     }
 
     #[test]
