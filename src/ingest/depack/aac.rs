@@ -65,13 +65,14 @@ impl Asc {
         bits.take(1)?;
         // Backward-compatible signalling of SBR behind the configuration: `syncExtensionType` 0x2b7.
         let mut behind = Bits { bytes, at: bits.at };
-        if behind.take(11) == Some(0x2b7) && behind.object() == Some(5) {
-            if let Some(present) = behind.take(1) {
-                if present == 1 {
-                    sample_rate = behind.rate()?;
-                }
-                bits.at = behind.at;
+        if behind.take(11) == Some(0x2b7)
+            && behind.object() == Some(5)
+            && let Some(present) = behind.take(1)
+        {
+            if present == 1 {
+                sample_rate = behind.rate()?;
             }
+            bits.at = behind.at;
         }
         let core = if short { 960 } else { 1024 };
         let samples = if sample_rate == core_rate * 2 { core * 2 } else { core };
