@@ -15,9 +15,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What arrived: (track, MD5 of the unit), in order, and why each session ended.
+/// Track and MD5 of a unit.
+type Arrived = (u8, String);
+
+/// What arrived, in order, and why each session ended.
 #[derive(Clone, Default)]
-struct Collected(Arc<Mutex<(Vec<(u8, String)>, Vec<&'static str>)>>);
+struct Collected(Arc<Mutex<(Vec<Arrived>, Vec<&'static str>)>>);
 
 impl Intake for Collected {
     fn open(&self, _: CameraId) -> Box<dyn Feed> {
@@ -71,7 +74,7 @@ async fn ingest() -> Ingest {
 
 impl Ingest {
     /// Runs a publisher to its end and waits for the end of its session.
-    async fn publish(&self, mut publisher: Command) -> (Vec<(u8, String)>, &'static str) {
+    async fn publish(&self, mut publisher: Command) -> (Vec<Arrived>, &'static str) {
         let child = publisher.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
         let mut child = Ended(child);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
@@ -132,7 +135,7 @@ fn packets(stream: &str) -> Vec<String> {
     rows.filter_map(|line| line.rsplit(',').next().map(|hash| hash.trim().to_owned())).collect()
 }
 
-fn of(units: &[(u8, String)], track: u8) -> Vec<String> {
+fn of(units: &[Arrived], track: u8) -> Vec<String> {
     units.iter().filter(|(t, _)| *t == track).map(|(_, hash)| hash.clone()).collect()
 }
 
