@@ -77,6 +77,7 @@ class Viewer:
     def __init__(self, host, port, camera_id, log):
         self.address, self.camera_id, self.log = (host, port), camera_id, log
         self.seen, self.unreadable, self.states, self.starts = {}, 0, [], 0
+        self.finished = None
         self.stop = threading.Event()
         self.decoder = None
         self.readers = []
@@ -84,6 +85,8 @@ class Viewer:
         self.thread.start()
 
     def finish(self, patience=10):
+        # What the decoder gives out only because its input ends was seen, but says nothing about latency.
+        self.finished = time.monotonic()
         self.stop.set()
         self.thread.join(patience)
         self._end_decoder()
