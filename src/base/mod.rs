@@ -6,6 +6,7 @@
 pub mod cbor;
 pub mod chain;
 pub mod clock;
+pub mod framing;
 pub mod fs;
 pub mod ids;
 pub mod log;

@@ -2,17 +2,17 @@
 //!
 //! A message is `u32 big-endian length ‖ u8 type ‖ canonical CBOR`, at most [`MAX_MESSAGE`] bytes after the length.
 
-use crate::base::cbor;
 use crate::base::chain::Head;
 use crate::base::ids::{BoxId, OrganisationId, PairingId};
 use crate::base::reason::Coded;
 use crate::base::units::WallTime;
+use crate::base::{cbor, framing};
 use crate::trust::pairing::Code;
 use hmac::{Hmac, KeyInit, Mac};
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 use std::io;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Largest message after its length field.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -252,12 +252,10 @@ impl Message {
     /// # Errors
     /// The stream's; `InvalidData` for a length out of bounds or bytes that are no message.
     pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
-        let len = from.read_u32().await? as usize;
-        if !(1..=MAX_MESSAGE).contains(&len) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {len} bytes")));
-        }
-        let mut bytes = vec![0; len];
-        from.read_exact(&mut bytes).await?;
+        let bytes = framing::read(from, MAX_MESSAGE).await.map_err(|error| match error {
+            framing::Error::Io(error) => error,
+            framing::Error::Length(_) => io::Error::new(io::ErrorKind::InvalidData, error),
+        })?;
         Self::decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a message of this version"))
     }
 
@@ -266,10 +264,7 @@ impl Message {
     /// # Errors
     /// The stream's.
     pub async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        let bytes = self.encode();
-        to.write_u32(u32::try_from(bytes.len()).map_err(io::Error::other)?).await?;
-        to.write_all(&bytes).await?;
-        to.flush().await
+        framing::write(to, &self.encode()).await
     }
 }
 
