@@ -1,5 +1,9 @@
 //! Runs in virtual time and with scripted faults.
 
+#[path = "sim/ingest.rs"]
+mod ingest;
+#[path = "sim/ingest_world.rs"]
+mod ingest_world;
 #[path = "sim/relay.rs"]
 mod relay;
 #[path = "sim/relay_refusals.rs"]

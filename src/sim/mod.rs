@@ -3,5 +3,6 @@
 //! Belongs here: seeded, repeatable fakes behind the product's own traits. Does not belong here: anything that a
 //! product binary uses.
 
+pub mod camera;
 pub mod power;
 pub mod volume;
