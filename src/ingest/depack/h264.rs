@@ -106,7 +106,7 @@ impl H264 {
     /// The next packet.
     pub fn push(&mut self, packet: &Packet, out: &mut Vec<Output>) {
         if packet.loss_before {
-            self.lost(packet.timestamp);
+            self.lost(packet.timestamp, out);
         }
         if self.unit.as_ref().is_some_and(|unit| unit.timestamp != packet.timestamp) {
             self.finish(out);
@@ -114,11 +114,11 @@ impl H264 {
         let payload = &packet.payload[..];
         match payload.first().map(|byte| byte & 0x1f) {
             Some(1..=23) => {
-                self.end_fragment();
+                self.end_fragment(out);
                 self.nal(payload, packet.timestamp, out);
             }
             Some(STAP_A) => {
-                self.end_fragment();
+                self.end_fragment(out);
                 let mut rest = &payload[1..];
                 while let Some((len, tail)) = rest.split_first_chunk::<2>() {
                     let len = usize::from(u16::from_be_bytes(*len));
@@ -150,20 +150,18 @@ impl H264 {
         let [indicator, header, body @ ..] = payload else { return self.damage(timestamp) };
         let (start, end) = (header & 0x80 != 0, header & 0x40 != 0);
         if start {
-            self.end_fragment();
+            self.end_fragment(out);
             self.building(timestamp);
             let mut nal = BytesMut::with_capacity(body.len() + 1);
             nal.extend_from_slice(&[indicator & 0xe0 | header & 0x1f]);
             nal.extend_from_slice(body);
             self.fragment = Some(nal);
-        } else if let Some(nal) = &mut self.fragment {
-            if nal.len() + body.len() <= MAX_UNIT {
-                nal.extend_from_slice(body);
-            } else {
-                self.damage(timestamp);
-            }
+        } else if let Some(nal) = self.fragment.as_mut().filter(|nal| nal.len() + body.len() <= MAX_UNIT) {
+            nal.extend_from_slice(body);
         } else {
-            // The beginning was lost: a slice without its header cannot be decoded, but it is what arrived.
+            // The beginning was lost, or is a piece of its own: a slice without its header cannot be decoded, but it is
+            // what arrived.
+            self.end_fragment(out);
             self.damage(timestamp);
             let mut nal = BytesMut::with_capacity(body.len() + 1);
             nal.extend_from_slice(&[indicator & 0xe0 | header & 0x1f]);
@@ -176,15 +174,11 @@ impl H264 {
     }
 
     /// A fragmented NAL unit whose end did not come is kept as far as it goes.
-    fn end_fragment(&mut self) {
+    fn end_fragment(&mut self, out: &mut Vec<Output>) {
         let Some(nal) = self.fragment.take() else { return };
-        match &mut self.unit {
-            Some(unit) => {
-                unit.damaged = true;
-                append(&mut unit.data, &nal);
-            }
-            None => self.loss = true,
-        }
+        let timestamp = self.unit.as_ref().map_or(0, |unit| unit.timestamp);
+        self.damage(timestamp);
+        self.put(&nal, timestamp, out);
     }
 
     fn nal(&mut self, nal: &[u8], timestamp: u32, out: &mut Vec<Output>) {
@@ -195,17 +189,25 @@ impl H264 {
         if matches!(kind, SPS | PPS) {
             self.parameter_set(nal);
         }
-        if self.unit.as_ref().is_some_and(|unit| unit.data.len() + nal.len() > MAX_UNIT) {
-            self.damage(timestamp);
-            self.finish(out);
-        }
-        let unit = self.building(timestamp);
+        let unit = self.put(nal, timestamp, out);
         if matches!(kind, SLICE..=IDR) {
             unit.picture = true;
             unit.key |= kind == IDR;
             unit.reference |= nal.first().is_some_and(|byte| byte & 0x60 != 0);
         }
+    }
+
+    /// Into the unit, or into the next piece of it if it is full.
+    fn put(&mut self, nal: &[u8], timestamp: u32, out: &mut Vec<Output>) -> &mut Building {
+        let full = self.unit.as_ref().is_some_and(|unit| unit.data.len() + nal.len() > MAX_UNIT);
+        if full {
+            self.damage(timestamp);
+            self.finish(out);
+        }
+        let unit = self.building(timestamp);
+        unit.damaged |= full;
         append(&mut unit.data, nal);
+        unit
     }
 
     fn building(&mut self, timestamp: u32) -> &mut Building {
@@ -222,7 +224,7 @@ impl H264 {
     }
 
     /// Packets before this one are missing.
-    fn lost(&mut self, timestamp: u32) {
+    fn lost(&mut self, timestamp: u32, out: &mut Vec<Output>) {
         self.loss = true;
         if self.unit.as_ref().is_some_and(|unit| unit.timestamp == timestamp) {
             self.damage(timestamp);
@@ -230,10 +232,7 @@ impl H264 {
             // Its end may be among them.
             unit.damaged = true;
         }
-        if self.fragment.is_some() {
-            self.building(timestamp).damaged = true;
-            self.end_fragment();
-        }
+        self.end_fragment(out);
     }
 
     fn damage(&mut self, timestamp: u32) {
@@ -241,12 +240,13 @@ impl H264 {
     }
 
     fn finish(&mut self, out: &mut Vec<Output>) {
-        if self.fragment.is_some() {
-            let timestamp = self.unit.as_ref().map_or(0, |unit| unit.timestamp);
-            self.building(timestamp).damaged = true;
-            self.end_fragment();
+        self.end_fragment(out);
+        let Some(unit) = self.unit.take() else { return };
+        if unit.data.is_empty() {
+            // Nothing of it arrived; the next one says that something is missing.
+            self.loss |= unit.loss_before || unit.damaged;
+            return;
         }
-        let Some(unit) = self.unit.take().filter(|unit| !unit.data.is_empty()) else { return };
         if std::mem::take(&mut self.config_changed)
             && let Some(config) = self.config()
         {
