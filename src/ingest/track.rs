@@ -17,6 +17,11 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_millis(150);
 /// Packets that wait behind a hole: 1 MB of key frame.
 const MAX_WAITING: usize = 1024;
+/// A UDP stream may begin with a packet that overtook the first ones: so many places before it are kept free, for
+/// [`OPENING`].
+const BEFORE_FIRST: u16 = 32;
+/// How long the first packets are waited for.
+const OPENING: Duration = Duration::from_millis(50);
 /// A sequence number this far from the expected one is another stream, not a hole.
 const MAX_STEP: i32 = 3000;
 
@@ -57,6 +62,8 @@ pub struct Track {
     expected: Option<u16>,
     waiting: BTreeMap<i32, (Packet, BootTime)>,
     waiting_since: Option<BootTime>,
+    /// The hole in front is that before the first packet: nothing is known to be missing in it.
+    opening: bool,
     report: Option<Report>,
     started: bool,
     counts: Counts,
@@ -81,6 +88,7 @@ impl Track {
             expected: None,
             waiting: BTreeMap::new(),
             waiting_since: None,
+            opening: false,
             report: None,
             started: false,
             counts: Counts::default(),
@@ -126,17 +134,20 @@ impl Track {
             return;
         };
         if self.ssrc != Some(ssrc) {
-            self.release_all(origin, items);
+            self.begin(arrived, origin, items);
             self.ssrc = Some(ssrc);
-            self.expected = None;
         }
-        let mut step = self.expected.map_or(0, |expected| i32::from(sequence.wrapping_sub(expected).cast_signed()));
-        if step.abs() > MAX_STEP {
+        let step = |expected: Option<u16>| expected.map(|e| i32::from(sequence.wrapping_sub(e).cast_signed()));
+        let far = |step: i32| step.abs() > MAX_STEP || step < 0 && !self.reorders;
+        if step(self.expected).is_some_and(far) {
             // The sender started its count again.
-            self.release_all(origin, items);
-            self.expected = None;
-            step = 0;
+            self.begin(arrived, origin, items);
         }
+        if self.expected.is_none() && self.reorders {
+            self.expected = Some(sequence.wrapping_sub(BEFORE_FIRST));
+            self.opening = true;
+        }
+        let step = step(self.expected).unwrap_or(0);
         if step < 0 {
             self.counts.late += 1;
             return;
@@ -150,7 +161,7 @@ impl Track {
                 self.counts.late += 1;
             }
             let since = *self.waiting_since.get_or_insert(arrived);
-            if self.waiting.len() > MAX_WAITING || arrived.since(since) >= PATIENCE {
+            if self.waiting.len() > MAX_WAITING || arrived.since(since) >= self.patience() {
                 self.skip(origin, items);
             }
         } else {
@@ -159,9 +170,21 @@ impl Track {
         }
     }
 
+    fn patience(&self) -> Duration {
+        if self.opening { OPENING } else { PATIENCE }
+    }
+
+    /// A sender begins: what the one before sent is delivered, and the new one's numbers and times need not go on from it.
+    fn begin(&mut self, arrived: BootTime, origin: Option<(u64, BootTime)>, items: &mut Vec<Item>) {
+        self.flush(arrived, origin, items);
+        self.expected = None;
+        self.highest = 0;
+        self.timeline.restart();
+    }
+
     /// A hole that was waited for long enough is given up.
     pub fn poll(&mut self, now: BootTime, origin: Option<(u64, BootTime)>, items: &mut Vec<Item>) {
-        if self.waiting_since.is_some_and(|since| now.since(since) >= PATIENCE) {
+        if self.waiting_since.is_some_and(|since| now.since(since) >= self.patience()) {
             self.skip(origin, items);
         }
     }
@@ -196,6 +219,7 @@ impl Track {
         items: &mut Vec<Item>,
     ) {
         self.expected = Some(sequence.wrapping_add(1));
+        self.opening = false;
         let cycles = self.highest & 0xffff_0000;
         let wrapped = u32::from(self.highest as u16 > sequence) * 0x1_0000;
         self.highest = cycles.wrapping_add(wrapped) | u32::from(sequence);
@@ -205,6 +229,10 @@ impl Track {
 
     /// Packets that are next in line now.
     fn release(&mut self, origin: Option<(u64, BootTime)>, items: &mut Vec<Item>) {
+        if self.waiting.is_empty() {
+            self.waiting_since = None;
+            return;
+        }
         let mut taken = 1;
         while let Some((packet, arrived)) = self.waiting.remove(&taken) {
             let sequence = self.expected.unwrap_or(0);
@@ -219,10 +247,13 @@ impl Track {
     /// Gives up the hole in front.
     fn skip(&mut self, origin: Option<(u64, BootTime)>, items: &mut Vec<Item>) {
         let Some((step, (packet, arrived))) = self.waiting.pop_first() else { return };
-        self.counts.lost += u64::from(step.unsigned_abs());
+        let known = !self.opening;
+        if known {
+            self.counts.lost += u64::from(step.unsigned_abs());
+        }
         let sequence = self.expected.unwrap_or(0).wrapping_add(step as u16);
         self.waiting = std::mem::take(&mut self.waiting).into_iter().map(|(s, p)| (s - step, p)).collect();
-        self.take(Packet { loss_before: true, ..packet }, arrived, sequence, origin, items);
+        self.take(Packet { loss_before: known, ..packet }, arrived, sequence, origin, items);
         self.release(origin, items);
     }
 
