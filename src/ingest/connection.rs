@@ -6,17 +6,19 @@
 //! Liveness is arriving media: real publishers send no keep-alive. A session ends by TEARDOWN, BYE of all tracks, the end
 //! of the connection, 10 s without media, a newer session of the same camera, or the end of its enrolment.
 
+mod requests;
+
 use super::cameras::Camera;
-use super::digest::{Challenge, Denied};
-use super::request::{self, Input, ReadError, Request};
-use super::sdp::{self, Announced};
+use super::digest::Challenge;
+use super::request::{self, Input, ReadError};
+use super::sdp::Announced;
 use super::server::Shared;
 use super::track::{Report, Track};
-use super::transport::{self, Asked, Datagram, Udp};
+use super::transport::{Datagram, Udp};
 use crate::base::ids::random_bytes;
 use crate::base::reason::Coded;
 use crate::base::units::BootTime;
-use crate::media::{Feed, Item, TrackId};
+use crate::media::{Feed, Item};
 use bytes::BytesMut;
 use data_encoding::HEXLOWER;
 use std::net::SocketAddr;
@@ -24,9 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A stranger must have authenticated within this.
 const LOGIN: Duration = Duration::from_secs(10);
@@ -36,8 +39,15 @@ const SETUP: Duration = Duration::from_secs(30);
 const MEDIA: Duration = Duration::from_secs(10);
 /// A paused session may rest this long.
 const PAUSED: Duration = Duration::from_secs(60);
-/// Datagrams that were sent before TEARDOWN may still lie in the kernel's buffers.
+/// Datagrams that were sent before TEARDOWN may still lie in the kernel's buffers: none came for this long.
 const DRAIN: Duration = Duration::from_millis(50);
+/// A sender that does not stop is not waited for longer.
+const MAX_DRAIN: Duration = Duration::from_secs(1);
+/// Bytes of the control connection that are still taken when the server ends the session.
+const MAX_REST: usize = 8 * 1024 * 1024;
+/// A publisher must take an answer within this.
+const ANSWER: Duration = Duration::from_secs(5);
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the session.
 const QUEUE: usize = 1024;
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -76,6 +86,11 @@ struct Connection {
     channels: Vec<Channel>,
     feed: Option<Box<dyn Feed>>,
     superseded: CancellationToken,
+    /// Told to the session that superseded this one, when everything is delivered.
+    over: Option<DropGuard>,
+    /// It takes no answers any more; what it sent is still read.
+    deaf: bool,
+    published: Instant,
     udp_stop: CancellationToken,
     datagrams: mpsc::Sender<Datagram>,
     origin: Option<Origin>,
@@ -110,6 +125,9 @@ pub(super) async fn serve(
         channels: Vec::new(),
         feed: None,
         superseded: CancellationToken::new(),
+        over: None,
+        deaf: false,
+        published: now,
         udp_stop: CancellationToken::new(),
         datagrams,
         origin: None,
@@ -121,7 +139,7 @@ pub(super) async fn serve(
         shared,
     };
     let reason = connection.run(stream, &mut arriving, &dropped).await;
-    connection.drain(&mut arriving).await;
+    connection.drain(&mut arriving, reason).await;
     connection.end(reason);
 }
 
@@ -143,8 +161,14 @@ impl Connection {
             let superseded = self.superseded.clone();
             tokio::select! {
                 biased;
-                () = dropped.cancelled() => return if self.state == State::Stranger { "too-many" } else { "shutdown" },
-                () = superseded.cancelled() => return "superseded",
+                () = dropped.cancelled() => {
+                    self.rest(&reader, &mut buf);
+                    return if self.state == State::Stranger { "too-many" } else { "shutdown" };
+                }
+                () = superseded.cancelled() => {
+                    self.rest(&reader, &mut buf);
+                    return "superseded";
+                }
                 Some(datagram) = arriving.recv() => {
                     self.datagram(&datagram);
                     if self.all_bye() {
@@ -164,8 +188,9 @@ impl Connection {
                                 }
                             }
                             Ok(Some(Input::Request(request))) => {
-                                let (answer, end) = self.request(&request);
-                                if writer.write_all(answer.as_bytes()).await.is_err() {
+                                let (answer, end) = self.request(&request).await;
+                                self.say(&mut writer, answer.as_bytes()).await;
+                                if self.deaf && self.feed.is_none() {
                                     return "reset";
                                 }
                                 if let Some(end) = end {
@@ -179,7 +204,7 @@ impl Connection {
                                     _ => "400 Bad Request",
                                 };
                                 let last = format!("RTSP/1.0 {status}\r\nConnection: close\r\n\r\n");
-                                let _ = writer.write_all(last.as_bytes()).await;
+                                self.say(&mut writer, last.as_bytes()).await;
                                 return error.code();
                             }
                         }
@@ -198,9 +223,7 @@ impl Connection {
                     if self.state == State::Recording && reported.elapsed() >= REPORT_EVERY {
                         reported = Instant::now();
                         for bytes in self.receiver_reports() {
-                            if writer.write_all(&bytes).await.is_err() {
-                                return "reset";
-                            }
+                            self.say(&mut writer, &bytes).await;
                         }
                     }
                 }
@@ -212,203 +235,35 @@ impl Connection {
         }
     }
 
-    /// The answer, and why the connection ends if it does.
-    fn request(&mut self, request: &Request) -> (String, Option<&'static str>) {
-        let now = Instant::now();
-        let answer = |status: &str, more: &str| {
-            format!("RTSP/1.0 {status}\r\nCSeq: {}\r\nServer: mvb\r\n{more}\r\n", request.cseq)
-        };
-        if request.method == "OPTIONS" {
-            return (answer("200 OK", &format!("Public: {PUBLIC}\r\n")), None);
-        }
-        if !self.shared.may_try(self.from.ip(), now) {
-            self.shared.counters.add("rtsp-banned", 1);
-            return (answer("403 Forbidden", ""), Some("rtsp-banned"));
-        }
-        let cameras = self.shared.cameras.borrow().clone();
-        let asked = cameras.by_path(request.camera_path());
-        match self.challenge.check(request.authorization.as_deref(), &request.method, asked, now) {
-            Ok(()) => {}
-            Err(denied) => {
-                if matches!(denied, Denied::Wrong | Denied::Replayed) {
-                    self.shared.wrong_login(self.from.ip(), now);
-                    self.shared.counters.add("rtsp-wrong-login", 1);
-                    tracing::warn!(from = %self.from, path = request.camera_path(), "wrong login of a camera");
-                    self.challenge = Challenge::new(now);
-                }
-                let more: String = self
-                    .challenge
-                    .headers(asked, denied == Denied::Stale)
-                    .iter()
-                    .map(|header| format!("WWW-Authenticate: {header}\r\n"))
-                    .collect();
-                return (answer("401 Unauthorized", &more), None);
-            }
-        }
-        let Some(asked) = asked.cloned() else { return (answer("404 Not Found", ""), None) };
-        if self.camera.as_ref().is_some_and(|camera| camera.id != asked.id) {
-            return (answer("403 Forbidden", ""), Some("rtsp-other-camera"));
-        }
-        if request.session.as_ref().is_some_and(|session| *session != self.session) {
-            return (answer("454 Session Not Found", ""), None);
-        }
-        let session = format!("Session: {}\r\n", self.session);
-        match (request.method.as_str(), self.state) {
-            ("ANNOUNCE", State::Stranger | State::Announced) => match sdp::parse(&request.body) {
-                Ok(tracks) => {
-                    self.shared.known(self.number);
-                    self.camera = Some(asked);
-                    self.state = State::Announced;
-                    self.since = now;
-                    self.channels = tracks
-                        .into_iter()
-                        .map(|announced| Channel {
-                            control: announced.control.clone(),
-                            announced: Some(announced),
-                            track: None,
-                            interleaved: None,
-                            udp: None,
-                            bye: false,
-                        })
-                        .collect();
-                    (answer("200 OK", ""), None)
-                }
-                Err(error) => {
-                    self.shared.counters.count(&error);
-                    tracing::warn!(camera = %asked.id, %error, "a camera's description is refused");
-                    let status = match error {
-                        sdp::SdpError::Unsupported(_) => "415 Unsupported Media Type",
-                        _ => "400 Bad Request",
-                    };
-                    (answer(status, &format!("X-Reason: {}\r\n", error.code())), None)
-                }
-            },
-            ("SETUP", State::Announced) => match self.setup(request) {
-                Ok(transport) => (answer("200 OK", &format!("{session}Transport: {transport}\r\n")), None),
-                Err(status) => (answer(status, &session), None),
-            },
-            ("RECORD", State::Announced | State::Paused) if self.channels.iter().any(|c| c.track.is_some()) => {
-                self.record();
-                (answer("200 OK", &session), None)
-            }
-            ("RECORD", State::Recording) => (answer("200 OK", &session), None),
-            ("PAUSE", State::Recording | State::Paused) => {
-                self.pause();
-                (answer("200 OK", &session), None)
-            }
-            ("GET_PARAMETER" | "SET_PARAMETER", _) => (answer("200 OK", &session), None),
-            ("TEARDOWN", _) => (answer("200 OK", &session), Some("teardown")),
-            ("ANNOUNCE" | "SETUP" | "RECORD" | "PAUSE", _) => (answer("455 Method Not Valid in This State", ""), None),
-            ("DESCRIBE" | "PLAY", _) => (answer("405 Method Not Allowed", &format!("Allow: {PUBLIC}\r\n")), None),
-            _ => (answer("501 Not Implemented", ""), None),
+    /// Answers, if somebody listens. A publisher that is gone or does not read may have sent frames before.
+    async fn say(&mut self, writer: &mut WriteHalf<'_>, bytes: &[u8]) {
+        if !self.deaf {
+            let said = tokio::time::timeout(ANSWER, writer.write_all(bytes)).await;
+            self.deaf = !matches!(said, Ok(Ok(())));
         }
     }
 
-    fn setup(&mut self, request: &Request) -> Result<String, &'static str> {
-        let index = self.channel_of(request).ok_or("404 Not Found")?;
-        let asked = request.transport.as_deref().and_then(transport::parse).ok_or("461 Unsupported Transport")?;
-        let taken: Vec<u8> = self.channels.iter().filter_map(|c| c.interleaved).flat_map(|(a, b)| [a, b]).collect();
-        let channel = self.channels.get_mut(index).ok_or("404 Not Found")?;
-        let announced = channel.announced.take().ok_or("455 Method Not Valid in This State")?;
-        let id = TrackId(u8::try_from(index).unwrap_or(u8::MAX));
-        match asked {
-            Asked::Tcp(channels) => {
-                let ours = u8::try_from(2 * index).unwrap_or(0);
-                let pair = channels.unwrap_or((ours, ours + 1));
-                if taken.contains(&pair.0) || taken.contains(&pair.1) || pair.0 == pair.1 {
-                    channel.announced = Some(announced);
-                    return Err("461 Unsupported Transport");
-                }
-                channel.interleaved = Some(pair);
-                channel.track = Some(Track::new(id, announced, false));
-                Ok(format!("RTP/AVP/TCP;unicast;interleaved={}-{};mode=record", pair.0, pair.1))
+    /// Frames that have arrived already, when the server ends the session.
+    fn rest(&mut self, reader: &ReadHalf<'_>, buf: &mut BytesMut) {
+        let mut taken = 0;
+        while self.feed.is_some() && taken < MAX_REST {
+            buf.reserve(64 * 1024);
+            match reader.try_read_buf(buf) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
             }
-            Asked::Udp(rtp, rtcp) => {
-                let opened = self.shared.ports.as_ref().map(|ports| {
-                    transport::open(
-                        ports,
-                        self.local.ip(),
-                        self.from.ip(),
-                        (rtp, rtcp),
-                        index,
-                        self.datagrams.clone(),
-                        self.shared.clock.clone(),
-                        &self.shared.tasks,
-                        self.udp_stop.clone(),
-                    )
-                });
-                let udp = match opened {
-                    Some(Ok(udp)) => udp,
-                    refused => {
-                        if let Some(Err(error)) = refused {
-                            self.shared.counters.add("rtsp-no-udp-port", 1);
-                            tracing::error!(%error, "no UDP ports for a camera");
-                        }
-                        channel.announced = Some(announced);
-                        return Err("461 Unsupported Transport");
+            loop {
+                match request::take(buf) {
+                    Ok(Some(Input::Frame(channel, bytes))) => {
+                        taken += bytes.len();
+                        self.frame(channel, &bytes);
                     }
-                };
-                let port = udp.port;
-                channel.udp = Some(udp);
-                channel.track = Some(Track::new(id, announced, true));
-                Ok(format!(
-                    "RTP/AVP/UDP;unicast;client_port={rtp}-{rtcp};server_port={port}-{};mode=record",
-                    u32::from(port) + 1
-                ))
+                    Ok(Some(Input::Request(_))) => {}
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
             }
         }
-    }
-
-    /// The medium that a SETUP means: by its control attribute, absolute or relative; one without any by its place.
-    fn channel_of(&self, request: &Request) -> Option<usize> {
-        let path = request.path().trim_end_matches('/');
-        let by_control = self.channels.iter().position(|channel| {
-            let control = channel.control.trim_end_matches('/');
-            !control.is_empty()
-                && (request.uri.trim_end_matches('/') == control
-                    || path
-                        .strip_suffix(control)
-                        .is_some_and(|before| before.ends_with(['/', '?']) || before.is_empty()))
-        });
-        by_control.or_else(|| {
-            let only = self.channels.len() == 1;
-            self.channels.iter().position(|c| (only || c.control.is_empty()) && c.announced.is_some())
-        })
-    }
-
-    fn record(&mut self) {
-        let Some(camera) = self.camera.as_ref().map(|camera| camera.id) else { return };
-        let now = Instant::now();
-        (self.media, self.video) = (now, now);
-        let resumed = self.state == State::Paused && self.feed.is_some();
-        self.state = State::Recording;
-        if resumed {
-            return;
-        }
-        self.superseded = self.shared.begin(camera, self.number);
-        let mut feed = self.shared.intake.open(camera);
-        for track in self.channels.iter().filter_map(|channel| channel.track.as_ref()) {
-            if let Some(params) = track.params() {
-                feed.push(Item::Params(Arc::new(params)));
-            }
-        }
-        self.feed = Some(feed);
-        let transport = if self.channels.iter().any(|channel| channel.udp.is_some()) { "udp" } else { "tcp" };
-        let from = self.from;
-        tracing::info!(%camera, %from, transport, "a camera streams");
-        self.shared.update(camera, |status| {
-            status.connected = true;
-            status.transport = transport;
-            status.remote = Some(from);
-            status.no_video = false;
-            status.sessions += 1;
-        });
-    }
-
-    fn pause(&mut self) {
-        self.flush();
-        self.state = State::Paused;
-        self.since = Instant::now();
     }
 
     fn frame(&mut self, channel: u8, bytes: &[u8]) {
@@ -503,7 +358,6 @@ impl Connection {
             State::Recording => (self.media, MEDIA, "media-timeout"),
         };
         if limit.0.elapsed() >= limit.1 {
-            self.shared.counters.add(limit.2, 1);
             return Some(limit.2);
         }
         if self.state != State::Recording {
@@ -514,11 +368,14 @@ impl Connection {
             track.poll(now, origin, &mut self.items);
         }
         self.deliver();
-        self.publish();
+        if self.published.elapsed() >= PUBLISH_EVERY {
+            self.publish();
+        }
         None
     }
 
     fn publish(&mut self) {
+        self.published = Instant::now();
         let Some(camera) = self.camera.as_ref().map(|camera| camera.id) else { return };
         let tracks = || self.channels.iter().filter_map(|channel| channel.track.as_ref());
         let delivered: u64 = tracks().map(|track| track.counts().units).sum();
@@ -564,12 +421,17 @@ impl Connection {
         frames
     }
 
-    /// Datagrams that were on their way when the session ended are still taken.
-    async fn drain(&mut self, arriving: &mut mpsc::Receiver<Datagram>) {
+    /// Datagrams that were on their way when the session ended are still taken. A sender that is superseded may go on for
+    /// ever: it has [`DRAIN`] in all.
+    async fn drain(&mut self, arriving: &mut mpsc::Receiver<Datagram>, reason: &'static str) {
         if self.feed.is_some() && self.channels.iter().any(|channel| channel.udp.is_some()) {
-            let end = Instant::now() + DRAIN;
-            while let Ok(Some(datagram)) = tokio::time::timeout_at(end, arriving.recv()).await {
-                self.datagram(&datagram);
+            let end = Instant::now() + if reason == "superseded" { DRAIN } else { MAX_DRAIN };
+            loop {
+                let idle = (Instant::now() + DRAIN).min(end);
+                match tokio::time::timeout_at(idle, arriving.recv()).await {
+                    Ok(Some(datagram)) if Instant::now() < end => self.datagram(&datagram),
+                    _ => break,
+                }
             }
         }
         self.udp_stop.cancel();
@@ -591,6 +453,7 @@ impl Connection {
                 });
             }
         }
+        self.over = None;
         self.shared.counters.add(reason, 1);
     }
 }

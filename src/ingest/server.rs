@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Connections that have not authenticated; the oldest gives way to a new one.
 const MAX_STRANGERS: usize = 128;
@@ -74,25 +74,44 @@ pub(super) struct Shared {
     pub ports: Option<Ports>,
     pub status: watch::Sender<Status>,
     pub tasks: Tasks,
-    sessions: Mutex<HashMap<CameraId, (u64, CancellationToken)>>,
+    sessions: Mutex<HashMap<CameraId, Held>>,
     strangers: Mutex<VecDeque<(u64, CancellationToken)>>,
     wrong: Mutex<HashMap<IpAddr, (u32, Instant)>>,
 }
 
+/// Who has a camera's session.
+struct Held {
+    connection: u64,
+    superseded: CancellationToken,
+    over: CancellationToken,
+}
+
+/// A camera's session, for the connection that has it now.
+pub(super) struct Turn {
+    /// Told when a newer session takes over.
+    pub superseded: CancellationToken,
+    /// Dropped when everything is delivered.
+    pub over: DropGuard,
+    /// Told when the older session has delivered everything.
+    pub older: Option<CancellationToken>,
+}
+
 impl Shared {
     /// A session of a camera begins: the older one ends as superseded.
-    pub fn begin(&self, camera: CameraId, connection: u64) -> CancellationToken {
-        let token = CancellationToken::new();
-        if let Some((_, old)) = lock(&self.sessions).insert(camera, (connection, token.clone())) {
-            old.cancel();
-        }
-        token
+    pub fn begin(&self, camera: CameraId, connection: u64) -> Turn {
+        let (superseded, over) = (CancellationToken::new(), CancellationToken::new());
+        let held = Held { connection, superseded: superseded.clone(), over: over.clone() };
+        let older = lock(&self.sessions).insert(camera, held).map(|older| {
+            older.superseded.cancel();
+            older.over
+        });
+        Turn { superseded, over: over.drop_guard(), older }
     }
 
     /// Whether the connection still has the camera's session; gives it back.
     pub fn end(&self, camera: CameraId, connection: u64) -> bool {
         let mut sessions = lock(&self.sessions);
-        let present = sessions.get(&camera).is_some_and(|(number, _)| *number == connection);
+        let present = sessions.get(&camera).is_some_and(|held| held.connection == connection);
         if present {
             sessions.remove(&camera);
         }
