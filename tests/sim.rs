@@ -2,6 +2,8 @@
 
 #[path = "sim/ingest.rs"]
 mod ingest;
+#[path = "sim/ingest_sessions.rs"]
+mod ingest_sessions;
 #[path = "sim/ingest_world.rs"]
 mod ingest_world;
 #[path = "sim/relay.rs"]

@@ -84,6 +84,8 @@ pub struct Script {
     pub carrier: Carrier,
     /// A second medium, AAC-hbr with 48 kHz.
     pub sound: bool,
+    /// The description has the parameter sets.
+    pub sets: bool,
 }
 
 struct Ports {
@@ -240,11 +242,20 @@ impl Camera {
         self.stream.write_all(bytes).await
     }
 
-    /// The connection ends without a word: `reset` as when the process dies with unread bytes, else closed.
+    /// The connection ends without a word, when all that was sent has arrived: `reset` as when the process dies with
+    /// unread bytes, else closed.
     ///
     /// # Errors
-    /// The socket refuses its option.
-    pub fn vanish(self, reset: bool) -> io::Result<()> {
+    /// The socket refuses its option, or what was sent does not arrive.
+    pub async fn vanish(self, reset: bool) -> io::Result<()> {
+        let port = self.stream.local_addr()?.port();
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while unsent(port)? {
+            if tokio::time::Instant::now() > end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if reset {
             self.stream.set_zero_linger()?;
         }
@@ -276,10 +287,10 @@ impl Camera {
 
     fn description(&self) -> String {
         let sets = [picture::SPS.as_slice(), picture::PPS.as_slice()].map(|set| data_encoding::BASE64.encode(set));
+        let sets = if self.script.sets { format!("; sprop-parameter-sets={}", sets.join(",")) } else { String::new() };
         let mut text = format!(
             "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n\
-             a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1; sprop-parameter-sets={}\r\na=control:track0\r\n",
-            sets.join(",")
+             a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1{sets}\r\na=control:track0\r\n"
         );
         if self.script.sound {
             text += "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/48000/1\r\na=fmtp:97 mode=AAC-hbr;sizelength=13;\
@@ -382,6 +393,18 @@ fn status(head: &str) -> Option<u16> {
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// Whether the kernel still holds bytes of an IPv4 connection from this port (`tx_queue` of proc(5)): an end of the
+/// connection may throw them away.
+fn unsent(port: u16) -> io::Result<bool> {
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let own = format!(":{port:04X}");
+    Ok(table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().is_some_and(|local| local.ends_with(&own));
+        local && fields.nth(2).is_some_and(|queues| !queues.starts_with("00000000:"))
+    }))
 }
 
 fn server_port(transport: &str) -> Option<u16> {

@@ -155,6 +155,7 @@ impl World {
             hash: Hash::Sha256,
             carrier,
             sound: false,
+            sets: true,
         }
     }
 
