@@ -86,11 +86,11 @@ impl Live {
             return false;
         }
         let camera = wanted.camera;
-        let watched = self.latency(camera, None).is_some();
         self.subscriptions.insert(wanted.id, wanted);
-        if watched {
-            return true;
-        }
+        // From the beginning for whoever looks already, too: the cloud asks once for all its viewers, and asks again when
+        // it has lost the beginning.
+        self.queue.retain(|waiting| waiting.frame.camera != camera);
+        self.queued = self.queue.iter().map(|waiting| waiting.frame.bytes.len()).sum();
         let Some(cached) = self.cameras.get(&camera) else { return true };
         let frames: Vec<_> = cached.start.iter().chain(&cached.since_key).cloned().collect();
         let gop = cached.gop;

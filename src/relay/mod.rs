@@ -9,11 +9,13 @@
 
 pub mod backlog;
 pub mod bonds;
+mod greet;
 pub mod ground;
 pub mod link;
 pub mod live;
 pub mod quic;
 pub mod receive;
+pub mod report;
 pub mod session;
 pub mod statement;
 pub mod uplink;

@@ -4,43 +4,42 @@
 //! store run on the blocking pool and come back as events. Spec: `docs/spec/relay.md`, "Session of the box".
 
 use super::backlog::{Action, Backlog};
+use super::greet::{GREETING, greet, or_reason};
 pub use super::ground::{Ended, Keeper, Party, Shared};
 use super::link::{Class, Control, Link, SendError};
 use super::live::{Outgoing, fragments};
+use super::report::{Heard, Report};
 use super::statement::{self, Committed, JournalAck};
-use super::wire::control::{Blob, Held, Hello, Message, Welcome};
-use super::wire::io::{read_one, write, write_all};
-use super::wire::{ChunkHead, MAX_CONTROL, VERSION, Violation};
-use crate::base::chain::{Head, Signed};
+use super::wire::control::{Blob, Held, Message};
+use super::wire::io::{read_one, write_all};
+use super::wire::{ChunkHead, MAX_ISSUERS, MAX_LIST, Violation};
+use crate::base::chain::Signed;
 use crate::base::ids::{CameraId, SegmentId};
 use crate::base::reason::Coded;
-use crate::seal::{JournalEntry, Receipt};
+use crate::seal::Receipt;
 use crate::trust::identity::{Generation, Spki};
 use crate::trust::tls::Pins;
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// HELLO to WELCOME.
-const GREETING: Duration = Duration::from_secs(10);
 /// Live bytes that the transport may hold unacknowledged; the rest waits where it can expire.
 const LIVE_IN_FLIGHT: usize = 1024 * 1024;
 /// Backlog bytes under way: while live flows, and when it does not.
 const BACKLOG_BESIDE_LIVE: u32 = 256 * 1024;
 const BACKLOG_ALONE: u32 = 2 * 1024 * 1024;
-/// Journal entries are sent at the latest after this, even if they say nothing but that earlier ones were acknowledged.
-const JOURNAL_AT_LEAST: Duration = Duration::from_secs(50);
 const TIME_EVERY: Duration = Duration::from_secs(60);
 const ERASE_EVERY: Duration = Duration::from_secs(10);
-/// The journal is looked at this often; what it says about acknowledgements alone would otherwise be read without end.
-const JOURNAL_EVERY: Duration = Duration::from_secs(1);
-/// After it could not be read, or the cloud names a head that it does not have.
-const JOURNAL_AFTER_FAILURE: Duration = Duration::from_secs(10);
 const JOURNAL_BATCH: usize = 64;
 const ERASE_BATCH: usize = 64;
+/// Answers of the cloud that the store may be working on; the next is read when one of them is done.
+const MAX_ANSWERS: usize = 64;
+/// Longest text, and most tracks, of a subscription.
+const MAX_SUBSCRIPTION: usize = 256;
 
 enum Event {
     Message(Message),
@@ -63,6 +62,8 @@ enum Event {
     JournalUnreadable,
     /// The store has kept what the cloud said of it.
     Settled(SegmentId),
+    /// It could not.
+    Unsettled(SegmentId),
     Offers(Vec<crate::seal::SegmentOffer>),
     EraseCandidates(Vec<Held>),
     Done,
@@ -77,93 +78,49 @@ struct Session<L: Link> {
     shared: Shared,
     control: mpsc::Sender<Message>,
     work: JoinSet<Event>,
+    /// What the cloud's answers made the store do.
+    answers: JoinSet<Event>,
     backlog: Backlog,
     live_in_flight: usize,
     chunks_in_flight: u32,
-    known: Option<Head>,
-    journal_busy: bool,
-    journal_sent: Option<Instant>,
-    journal_next: Option<Instant>,
+    report: Report,
     /// The pairing is wiped: nothing is left but to hear the cloud close.
     revoked: bool,
     offers_busy: bool,
     offers_dirty: bool,
     time_asked: Option<Instant>,
     erase_asked: Option<Instant>,
+    /// Named in the last ERASE?, until it is answered.
+    erase_named: HashSet<SegmentId>,
     cameras: Option<Vec<CameraId>>,
 }
 
 /// Runs one session to its end.
 pub async fn run<L: Link>(link: L, control: Control, party: Party, shared: Shared, stop: CancellationToken) -> Ended {
     let (mut reader, mut writer) = control;
-    let hello = Message::Hello(Hello {
-        min: VERSION,
-        max: VERSION,
-        features: 0,
-        box_id: party.box_id,
-        organisation: party.organisation,
-        pairing: party.pairing,
-        bond: party.bond,
-        run: party.run,
-        at: shared.clock.boottime(),
-        journal: shared.source.journal_head(),
-        receipts: None,
-        firmware: party.firmware.clone(),
-    });
-    let greeting = async {
-        write(&mut writer, hello).await.map_err(|error| Ended::Link(error.to_string()))?;
-        read(&mut reader).await
+    let welcome = match greet(&link, &mut reader, &mut writer, &party, &shared, &stop).await {
+        Ok(welcome) => welcome,
+        Err(Ended::Stopped) => return Ended::Stopped,
+        Err(ended) => return close(&link, ended),
     };
-    let first = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Ended::Stopped,
-        greeted = tokio::time::timeout(GREETING, greeting) => match greeted {
-            Err(_) => return close(&link, Ended::Link("relay-greeting-timeout".into())),
-            Ok(Err(ended)) => return close(&link, or_reason(&link, ended).await),
-            Ok(Ok(message)) => message,
-        },
-    };
-    let welcome = match first {
-        Message::Welcome(welcome) => welcome,
-        Message::Revoke { pairing } if pairing == party.pairing => {
-            let keeper = shared.keeper.clone();
-            if !matches!(tokio::task::spawn_blocking(move || keeper.revoked(pairing)).await, Ok(Ok(()))) {
-                return close(&link, Ended::Link("revoke-not-stored".into()));
-            }
-            let _ = write(&mut writer, Message::Revoked { pairing }).await;
-            // The cloud closes once it has heard; it asks again if this was lost.
-            let _ = tokio::time::timeout(GREETING, link.closed()).await;
-            return close(&link, Ended::Revoked);
-        }
-        _ => return close(&link, Ended::Violation(Violation::OutOfOrder)),
-    };
-    if let Err(violation) = check(&welcome, &party) {
-        return close(&link, Ended::Violation(violation));
-    }
-    let keeper = shared.keeper.clone();
-    let pairing = party.pairing;
-    if !matches!(tokio::task::spawn_blocking(move || keeper.began(pairing)).await, Ok(Ok(()))) {
-        return close(&link, Ended::Link("pairing-not-stored".into()));
-    }
     let (messages, queue) = mpsc::channel(256);
     let mut session = Session {
         link: link.clone(),
         party,
-        known: welcome.journal,
+        report: Report::new(welcome.journal),
         shared: shared.clone(),
         control: messages,
         work: JoinSet::new(),
+        answers: JoinSet::new(),
         backlog: Backlog::default(),
         live_in_flight: 0,
         chunks_in_flight: 0,
-        journal_busy: false,
-        journal_sent: None,
-        journal_next: None,
         revoked: false,
         offers_busy: false,
         offers_dirty: true,
         time_asked: None,
         erase_asked: None,
+        erase_named: HashSet::new(),
         cameras: None,
     };
     let (events, incoming) = mpsc::channel(64);
@@ -188,13 +145,6 @@ pub async fn run<L: Link>(link: L, control: Control, party: Party, shared: Share
     close(&link, ended)
 }
 
-fn check(welcome: &Welcome, party: &Party) -> Result<(), Violation> {
-    if welcome.version != VERSION {
-        return Err(Violation::Version);
-    }
-    if welcome.organisation == party.organisation { Ok(()) } else { Err(Violation::WrongParty) }
-}
-
 fn close<L: Link>(link: &L, ended: Ended) -> Ended {
     link.close(match &ended {
         Ended::Stopped => "shutdown",
@@ -203,17 +153,6 @@ fn close<L: Link>(link: &L, ended: Ended) -> Ended {
         Ended::Violation(violation) => violation.code(),
     });
     ended
-}
-
-/// A broken stream says little; the link's own reason says why.
-async fn or_reason<L: Link>(link: &L, ended: Ended) -> Ended {
-    match ended {
-        Ended::Link(_) => match tokio::time::timeout(Duration::from_millis(200), link.closed()).await {
-            Ok(reason) => Ended::Link(reason),
-            Err(_) => ended,
-        },
-        other => other,
-    }
 }
 
 impl<L: Link> Session<L> {
@@ -227,7 +166,10 @@ impl<L: Link> Session<L> {
                 biased;
                 () = stop.cancelled() => return Ended::Stopped,
                 reason = link.closed() => return if self.revoked { Ended::Revoked } else { Ended::Link(reason) },
-                event = incoming.recv() => event.unwrap_or(Event::ControlEnded(Ok(()))),
+                Some(done) = self.answers.join_next() => done.unwrap_or(Event::Done),
+                event = incoming.recv(), if self.answers.len() < MAX_ANSWERS => {
+                    event.unwrap_or(Event::ControlEnded(Ok(())))
+                }
                 Some(done) = self.work.join_next() => done.unwrap_or(Event::Done),
                 () = shared.live_bell.notified() => Event::Done,
                 () = shared.store_bell.notified() => { self.offers_dirty = true; Event::Done }
@@ -280,6 +222,16 @@ impl<L: Link> Session<L> {
         self.work.spawn_blocking(work);
     }
 
+    /// What a word of the cloud makes the store do: bounded by [`MAX_ANSWERS`].
+    fn answer(&mut self, work: impl FnOnce() -> Event + Send + 'static) {
+        self.answers.spawn_blocking(work);
+    }
+
+    /// A word that nobody asked for changes nothing; it may have crossed ours on its way.
+    fn unasked(&self) {
+        self.shared.counters.add("relay-unasked-answer", 1);
+    }
+
     fn apply(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Message(message) => return self.message(message),
@@ -301,23 +253,30 @@ impl<L: Link> Session<L> {
             Event::ChunkUnreadable { segment, len } => {
                 self.chunks_in_flight -= len;
                 self.shared.counters.add("backlog-unreadable", 1);
-                self.backlog.unread(segment, len);
+                self.backlog.unread(segment, len, Instant::now());
+                self.offers_dirty = true;
             }
-            Event::Journal(entries) => self.journal(entries),
-            Event::JournalUnreadable => {
-                self.journal_busy = false;
-                self.journal_next = Some(Instant::now() + JOURNAL_AFTER_FAILURE);
+            Event::Journal(entries) => {
+                if let Some(entries) = self.report.read(&entries, Instant::now()) {
+                    self.tell(Message::Journal { entries });
+                }
             }
+            Event::JournalUnreadable => self.report.unreadable(Instant::now()),
             Event::Settled(segment) => {
                 self.backlog.done(segment);
                 self.offers_dirty = true;
             }
+            Event::Unsettled(segment) => {
+                self.backlog.set_aside(segment, Instant::now());
+                self.offers_dirty = true;
+            }
             Event::Offers(offers) => {
                 self.offers_busy = false;
-                self.backlog.offer(&offers);
+                self.backlog.offer(&offers, Instant::now());
             }
             Event::EraseCandidates(segments) => {
                 if !segments.is_empty() {
+                    self.erase_named = segments.iter().map(|Held(segment, _)| *segment).collect();
                     self.tell(Message::EraseAsk { segments });
                 }
             }
@@ -348,39 +307,52 @@ impl<L: Link> Session<L> {
             }
             Message::Credit { total } => self.backlog.credit(total),
             Message::Subscribe(wanted) => {
+                if wanted.tracks.len().max(wanted.user.len()).max(wanted.purpose.len()) > MAX_SUBSCRIPTION {
+                    return Some(Ended::Violation(Violation::Length));
+                }
                 if !self.shared.live().subscribe(wanted, now) {
                     return Some(Ended::Violation(Violation::TooMany));
                 }
             }
             Message::Unsubscribe { id } => self.shared.live().unsubscribe(id),
             Message::Have { segment, ranges } => {
-                if ranges.len() > 256 {
+                if ranges.len() > MAX_LIST {
                     return Some(Ended::Violation(Violation::TooMany));
                 }
                 self.backlog.have(segment, &ranges, now);
             }
             Message::Committed { statement } => return self.committed(statement.0),
             Message::Rejected { segment, reason } => {
+                if self.backlog.settle(segment).is_none() {
+                    self.unasked();
+                    return None;
+                }
                 self.shared.counters.add("backlog-rejected", 1);
                 tracing::warn!(%segment, reason, "the cloud refused a segment");
                 let source = self.shared.source.clone();
-                self.block(move || {
-                    if let Err(error) = source.rejected(segment, &reason) {
+                self.answer(move || match source.rejected(segment, &reason) {
+                    Ok(()) => Event::Settled(segment),
+                    Err(error) => {
                         tracing::error!(%segment, %error, "a refused segment cannot be looked at");
+                        Event::Unsettled(segment)
                     }
-                    Event::Settled(segment)
                 });
             }
             Message::JournalAck { statement } => return self.acknowledged(statement.0),
-            Message::JournalAfter { head } => {
-                self.known = head;
-                self.journal_busy = false;
-                self.journal_sent = None;
-                self.journal_next = None;
-            }
+            Message::JournalAfter { head } => self.report.after(head, now),
             Message::Erase { yes, no } => {
+                if yes.len().max(no.len()) > MAX_LIST {
+                    return Some(Ended::Violation(Violation::TooMany));
+                }
+                let named = std::mem::take(&mut self.erase_named);
+                let asked = |segments: Vec<SegmentId>| segments.into_iter().filter(|s| named.contains(s)).collect();
+                let (yes, no): (Vec<_>, Vec<_>) = (asked(yes), asked(no));
+                if yes.is_empty() && no.is_empty() {
+                    self.unasked();
+                    return None;
+                }
                 let source = self.shared.source.clone();
-                self.block(move || {
+                self.answer(move || {
                     if let Err(error) = source.erase_answered(&yes, &no) {
                         tracing::error!(%error, "erasing failed");
                     }
@@ -388,13 +360,16 @@ impl<L: Link> Session<L> {
                 });
             }
             Message::Pins { issuers, version, generation } => {
+                if !(1..=MAX_ISSUERS).contains(&issuers.len()) {
+                    return Some(Ended::Violation(Violation::Malformed));
+                }
                 let pins = Pins {
                     issuers: issuers.into_iter().map(|key| Spki(key.0)).collect(),
                     version,
                     generation: Generation(generation),
                 };
                 let (keeper, pairing) = (self.shared.keeper.clone(), self.party.pairing);
-                self.block(move || match keeper.pins(pairing, &pins) {
+                self.answer(move || match keeper.pins(pairing, &pins) {
                     Ok(()) => Event::PinsStored(version),
                     Err(error) => {
                         tracing::error!(%error, version, "new pins cannot be stored");
@@ -404,7 +379,7 @@ impl<L: Link> Session<L> {
             }
             Message::Revoke { pairing } if pairing == self.party.pairing => {
                 let keeper = self.shared.keeper.clone();
-                self.block(move || match keeper.revoked(pairing) {
+                self.answer(move || match keeper.revoked(pairing) {
                     Ok(()) => Event::Revoked,
                     Err(error) => {
                         tracing::error!(%error, "the end of the pairing cannot be stored");
@@ -428,10 +403,17 @@ impl<L: Link> Session<L> {
             Err(violation) => return Some(Ended::Violation(violation)),
         };
         let party = &self.party;
-        let object = self.backlog.object(said.segment)?;
+        let Some(object) = self.backlog.object(said.segment) else {
+            self.unasked();
+            return None;
+        };
         let ours = (said.organisation, said.box_id) == (party.organisation, party.box_id);
         if !ours || (said.size, said.sha256) != (object.size, object.sha256) {
             return Some(Ended::Violation(Violation::BadStatement));
+        }
+        if self.backlog.settle(said.segment).is_none() {
+            self.unasked();
+            return None;
         }
         let receipt = Receipt {
             segment: said.segment,
@@ -441,12 +423,13 @@ impl<L: Link> Session<L> {
             statement: bytes,
         };
         let source = self.shared.source.clone();
-        self.block(move || {
-            if let Err(error) = source.committed(&receipt) {
+        // Settled only then: until the receipt is stored the segment would be offered again.
+        self.answer(move || match source.committed(&receipt) {
+            Ok(()) => Event::Settled(receipt.segment),
+            Err(error) => {
                 tracing::error!(segment = %receipt.segment, %error, "a receipt cannot be stored");
+                Event::Unsettled(receipt.segment)
             }
-            // Only now: until it is stored the segment would be offered again.
-            Event::Settled(receipt.segment)
         });
         None
     }
@@ -459,40 +442,18 @@ impl<L: Link> Session<L> {
         if (said.organisation, said.box_id) != (self.party.organisation, self.party.box_id) {
             return Some(Ended::Violation(Violation::BadStatement));
         }
-        self.known = Some(said.head);
-        self.journal_busy = false;
+        if self.report.acknowledged(said.head) == Heard::Unasked {
+            self.unasked();
+            return None;
+        }
         let source = self.shared.source.clone();
-        self.block(move || {
+        self.answer(move || {
             if let Err(error) = source.journal_acknowledged(said.head, &bytes) {
                 tracing::error!(%error, "an acknowledgement cannot be journaled");
             }
             Event::Done
         });
         None
-    }
-
-    fn journal(&mut self, entries: Vec<Signed>) {
-        self.journal_busy = false;
-        // An acknowledgement is an entry too: alone it waits, or box and cloud would acknowledge each other for ever.
-        let news = entries.iter().any(|signed| {
-            !matches!(
-                JournalEntry::decode(signed.entry.kind, &signed.entry.body),
-                Ok(Some(JournalEntry::Acknowledged { .. }))
-            )
-        });
-        let waited = self.journal_sent.is_none_or(|at| at.elapsed() >= JOURNAL_AT_LEAST);
-        if entries.is_empty() || !(news || waited) {
-            return;
-        }
-        let mut size = 0;
-        let fits = |signed: &&Signed| {
-            size += signed.bytes.len() + 80;
-            size < MAX_CONTROL - 1024
-        };
-        let entries = entries.iter().take_while(fits).map(|signed| Blob(signed.to_frame())).collect();
-        self.journal_busy = true;
-        self.journal_sent = Some(Instant::now());
-        self.tell(Message::Journal { entries });
     }
 
     /// Sends what may be sent now: live first.
@@ -515,7 +476,8 @@ impl<L: Link> Session<L> {
         if self.offers_dirty && !self.offers_busy && self.backlog.room() > 0 {
             (self.offers_dirty, self.offers_busy) = (false, true);
             let (source, organisation) = (self.shared.source.clone(), self.party.organisation);
-            self.block(move || match source.offers(organisation, 2 * super::backlog::MAX_OBJECTS) {
+            let wanted = self.backlog.wanted();
+            self.block(move || match source.offers(organisation, wanted) {
                 Ok(offers) => Event::Offers(offers),
                 Err(error) => {
                     tracing::error!(%error, "the backlog cannot be read");
@@ -523,12 +485,8 @@ impl<L: Link> Session<L> {
                 }
             });
         }
-        let head = self.shared.source.journal_head();
-        let due = self.journal_next.is_none_or(|at| at <= now);
-        if !self.journal_busy && due && head != self.known {
-            self.journal_busy = true;
-            self.journal_next = Some(now + JOURNAL_EVERY);
-            let (source, known) = (self.shared.source.clone(), self.known);
+        if let Some(known) = self.report.poll(self.shared.source.journal_head(), now) {
+            let source = self.shared.source.clone();
             self.block(move || match source.journal(known, JOURNAL_BATCH) {
                 Ok(entries) => Event::Journal(entries),
                 Err(error) => {
@@ -564,16 +522,5 @@ impl<L: Link> Session<L> {
                 _ => Event::ChunkUnreadable { segment, len },
             }
         });
-    }
-}
-
-async fn read(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Message, Ended> {
-    loop {
-        match read_one(reader).await {
-            Ok(Some(message)) => return Ok(message),
-            Ok(None) => {}
-            Err(Ok(())) => return Err(Ended::Link("relay-control-ended".into())),
-            Err(Err(violation)) => return Err(Ended::Violation(violation)),
-        }
     }
 }

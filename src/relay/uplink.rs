@@ -31,8 +31,6 @@ pub struct Status {
     pub sessions: u64,
     /// Attempts since the last session.
     pub attempts: u32,
-    /// Subscriptions of the cloud.
-    pub subscriptions: usize,
 }
 
 /// Why the service ended.

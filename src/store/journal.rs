@@ -186,11 +186,12 @@ fn says_so(signed: &Signed, before: Option<Head>) -> bool {
     matches!(entry, Ok(Some(JournalEntry::Card { reached, .. })) if reached == before)
 }
 
-/// Up to `limit` entries after `after` and up to `until`, for the relay.
+/// Up to `limit` entries after `after` and up to `until`, for the relay. If what follows is on another card, those from
+/// the `card` entry on with which this card continues the journal.
 ///
 /// # Errors
-/// The card cannot be read; `NotFound` if what follows is on another card; `InvalidData` if it continues another
-/// history than `after`.
+/// The card cannot be read; `NotFound` if what follows is missing; `InvalidData` if it continues another history than
+/// `after`.
 pub(crate) fn read(
     volume: &dyn Volume,
     key: &PublicKey,
@@ -212,10 +213,13 @@ pub(crate) fn read(
             if signed.entry.seq > until.seq || out.len() >= limit {
                 return Ok(out);
             }
-            if out.is_empty() && signed.entry.seq > wanted {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "these journal entries are on another card"));
+            let hole = out.is_empty() && signed.entry.seq > wanted;
+            if hole && !JournalEntry::decode(signed.entry.kind, &signed.entry.body).is_ok_and(is_card) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "these journal entries are missing"));
             }
-            if out.is_empty() && after.is_some_and(|head| (signed.entry.seq, signed.entry.prev) != (wanted, head.hash))
+            if out.is_empty()
+                && !hole
+                && after.is_some_and(|head| (signed.entry.seq, signed.entry.prev) != (wanted, head.hash))
             {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the journal does not continue that head"));
             }
@@ -223,6 +227,10 @@ pub(crate) fn read(
         }
     }
     Ok(out)
+}
+
+fn is_card(entry: Option<JournalEntry>) -> bool {
+    matches!(entry, Some(JournalEntry::Card { .. }))
 }
 
 /// The entry with that sequence number, as a head.

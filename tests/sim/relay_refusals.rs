@@ -485,3 +485,33 @@ fn a_box_answers_challenges_keeps_pins_and_wipes_when_revoked() {
     assert_eq!(line.ended(), StopReason::Revoked);
     until("nobody looks", || machine.tap.subscriptions() == 0);
 }
+
+#[test]
+fn words_of_the_cloud_that_nobody_asked_for_change_nothing() {
+    let ground = Ground::new();
+    let machine = Machine::new(&ground.recipients);
+    let finished = machine.record(1, 4, 5_000);
+    let runtime = runtime();
+    let odd = Odd::new(&runtime);
+    let line = line(&odd, &ground, &machine, PairingId::random());
+    let head = machine.store.journal_head().expect("a head");
+    let ack = JournalAck { organisation: ground.organisation, box_id: machine.box_id(), head, at: WallTime(5) };
+    let ack = Message::JournalAck { statement: Blob(statement::sign(statement::JOURNAL_ACK, &ack, &odd.receipt)) };
+    runtime.block_on(async {
+        let (_link, mut control, hello) = odd.accept().await;
+        // The cloud has all of the journal: the box has nothing to send.
+        let Message::Welcome(greeting) = welcome(&hello) else { panic!("a WELCOME") };
+        say(&mut control, Message::Welcome(Welcome { journal: hello.journal, ..greeting })).await;
+        for _ in 0..200 {
+            say(&mut control, ack.clone()).await;
+            say(&mut control, Message::Rejected { segment: SegmentId([9; 16]), reason: "no".into() }).await;
+            say(&mut control, Message::Erase { yes: vec![finished[0]], no: vec![] }).await;
+        }
+        say(&mut control, Message::Challenge { nonce: Digest([8; 32]) }).await;
+        while hear(&mut control).await.expect("goes on") != (Message::Alive { nonce: Digest([8; 32]) }) {}
+    });
+    assert_eq!(machine.store.journal_head(), Some(head), "nothing was journaled");
+    assert_eq!(machine.counters.total("relay-unasked-answer"), 600);
+    assert_eq!(machine.store.counters().total("segment-rejected"), 0);
+    drop(line);
+}

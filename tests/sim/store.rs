@@ -8,7 +8,9 @@ use mvb::base::units::{BootTime, ByteCount, MediaTime, Run, TimeStatement, WallT
 use mvb::media::{AccessUnit, Codec, GapCause, Item, TrackId, TrackParams, UnitFlags};
 use mvb::seal::frame::{FRAME_HEAD, FrameHead};
 use mvb::seal::recipients::RecipientRole;
-use mvb::seal::{Header, Reader, RecipientSecret, Recipients, Record, SealedFrame, SegmentKey, Tap};
+use mvb::seal::{
+    Header, JournalEntry, Reader, RecipientSecret, Recipients, Record, SealedFrame, SegmentKey, SegmentSource, Tap,
+};
 use mvb::sim::volume::{FaultVolume, Loss, OpKind};
 use mvb::store::rig::Rig;
 use mvb::store::{CameraSettings, Limits, Options, Policy, SegmentState, Settings, State, Volume};
@@ -530,6 +532,9 @@ async fn a_new_card_goes_on_with_the_journal_and_the_old_one_is_known_when_it_re
     assert_eq!(rig.opened.alarms, ["segments-absent"]);
     scene.begin(&mut rig);
     scene.record(&mut rig, 0..30, true).await;
+    let entries = rig.opened.store.journal(None, 10).expect("reads");
+    let kind = JournalEntry::decode(entries[0].entry.kind, &entries[0].entry.body);
+    assert!(entries[0].entry.seq > 0 && matches!(kind, Ok(Some(JournalEntry::Card { .. }))), "goes on behind the hole");
     assert!(rig.shut_down(scene.now()));
     drop(rig);
     let second = std::mem::replace(&mut scene.volume, first);

@@ -4,7 +4,7 @@
 //! the box (`seal::journal`).
 
 use super::db::Db;
-use super::{DESTROYED_UNCOMMITTED, JOURNAL_FORK, Peer, RECIPIENT_FOREIGN, Vault, VaultError};
+use super::{DESTROYED_UNCOMMITTED, JOURNAL_ELSEWHERE, JOURNAL_FORK, Peer, RECIPIENT_FOREIGN, Vault, VaultError};
 use crate::base::chain::{self, Head, Signed};
 use crate::base::ids::SegmentId;
 use crate::base::reason::Coded;
@@ -50,7 +50,8 @@ impl Vault {
                     }
                     tracing::debug!(seq = own.seq, known = known.seq, "journal entry contradicts");
                 }
-                match entry.check(journal::LOG, head, &key) {
+                let before = self.before(entry, head, &mut findings);
+                match entry.check(journal::LOG, before, &key) {
                     Ok(next) => {
                         db.append_journal(peer.box_id, next, &entry.to_frame(), self.now())?;
                         head = Some(next);
@@ -75,6 +76,22 @@ impl Vault {
             self.forked(peer)?;
         }
         Ok(answer)
+    }
+
+    /// What an entry must follow: the head, or for a `card` entry behind a hole whatever its signature says. The entries
+    /// between are on a card that was taken out before they could be sent.
+    fn before(&self, entry: &Signed, head: Option<Head>, findings: &mut Findings) -> Option<Head> {
+        let seq = entry.entry.seq;
+        let next = head.map_or(0, |head| head.seq.saturating_add(1));
+        let card =
+            || matches!(JournalEntry::decode(entry.entry.kind, &entry.entry.body), Ok(Some(JournalEntry::Card { .. })));
+        if seq <= next || !card() {
+            return head;
+        }
+        let text =
+            format!("journal entries {next} to {} are on a card that was taken out before they were sent", seq - 1);
+        findings.alarms.push((JOURNAL_ELSEWHERE, None, text));
+        Some(Head { seq: seq - 1, hash: entry.entry.prev })
     }
 
     /// Compares the head that a box states at the start of a session. True if it extends or equals what is known.

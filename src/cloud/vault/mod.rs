@@ -63,6 +63,8 @@ use std::time::{Duration, Instant};
 
 /// Alarm: a box's journal does not extend what is known of it.
 pub const JOURNAL_FORK: &str = "journal-fork";
+/// Alarm: journal entries are on a card that was taken out before they were sent.
+pub const JOURNAL_ELSEWHERE: &str = "journal-elsewhere";
 /// Alarm: a segment is sealed to a key that is not the organisation's.
 pub const RECIPIENT_FOREIGN: &str = "recipient-foreign";
 /// Alarm: a second object with the id of a known one.

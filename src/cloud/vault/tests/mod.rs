@@ -471,3 +471,26 @@ async fn the_backlog_is_what_the_journal_closed_and_a_lost_segment_is_alarmed() 
     committed(send(&vault, peer, &offer, &bytes));
     assert_eq!(backlog(), 0);
 }
+
+#[tokio::test]
+async fn a_journal_that_goes_on_behind_another_card_is_kept_and_the_hole_is_said() {
+    let world = World::new();
+    pair(&world);
+    let (vault, peer) = (world.open(), world.peer());
+    let mut before = entries(&world, 4, 1);
+    let reached = before[1].head(journal::LOG);
+    let (kind, body) = JournalEntry::Card { card: [1; 16], reached: Some(reached) }.encode();
+    let head = before[3].head(journal::LOG);
+    let card = Signed::append(journal::LOG, Some(head), &*world.evidence, before[0].entry.run, BootTime(9), kind, body);
+    let (kind, body) = JournalEntry::Alarm { code: "test".into() }.encode();
+    let other =
+        Signed::append(journal::LOG, Some(head), &*world.evidence, before[0].entry.run, BootTime(9), kind, body);
+    before.truncate(2);
+    assert_eq!(vault.journal(peer, &before).expect("kept"), JournalAnswer::Kept(reached));
+    assert_eq!(vault.journal(peer, &[other]).expect("asked"), JournalAnswer::SendAfter(Some(reached)), "no card entry");
+    assert_eq!(
+        vault.journal(peer, std::slice::from_ref(&card)).expect("kept"),
+        JournalAnswer::Kept(card.head(journal::LOG))
+    );
+    assert!(alarms(&vault).contains(&"journal-elsewhere".to_owned()), "{:?}", alarms(&vault));
+}
