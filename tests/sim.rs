@@ -2,6 +2,8 @@
 
 #[path = "sim/ingest.rs"]
 mod ingest;
+#[path = "sim/ingest_fuzz.rs"]
+mod ingest_fuzz;
 #[path = "sim/ingest_sessions.rs"]
 mod ingest_sessions;
 #[path = "sim/ingest_world.rs"]

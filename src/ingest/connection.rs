@@ -440,6 +440,7 @@ impl Connection {
     fn end(&mut self, reason: &'static str) {
         self.flush();
         self.publish();
+        self.shared.counters.add(reason, 1);
         if let Some(feed) = self.feed.take() {
             feed.end(reason);
             if let Some(camera) = self.camera.as_ref().map(|camera| camera.id) {
@@ -454,6 +455,5 @@ impl Connection {
             }
         }
         self.over = None;
-        self.shared.counters.add(reason, 1);
     }
 }

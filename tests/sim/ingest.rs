@@ -108,9 +108,9 @@ async fn an_encoder_that_starts_again_in_mid_stream_loses_nothing() {
         let mut camera = world.camera(carrier).await;
         let mut clip = Clip { timestamp: 5 * 90_000, ..Clip::default() };
         clip.sender.marks = false;
-        // SSRC, sequence number and timestamp of each new start; times from zero, far away, ahead by seconds.
+        // SSRC, sequence number and timestamp of each new start; times from zero, ahead by seconds, far away.
         let far = clip.sender.sequence.wrapping_add(20_000);
-        for (ssrc, sequence, timestamp) in [(1, 0, 0), (2, 30_000, 0xf000_0000), (3, 7, 8 * 90_000), (3, far, 0)] {
+        for (ssrc, sequence, timestamp) in [(1, 0, 0), (2, 30_000, 8 * 90_000), (3, 7, 0xf000_0000), (3, far, 0)] {
             clip.send(&mut camera, 10, LIVE).await;
             tokio::time::sleep(LIVE).await;
             (clip.sender.ssrc, clip.sender.sequence, clip.timestamp) = (ssrc, sequence, timestamp);

@@ -191,6 +191,13 @@ impl World {
         self.until("the end of the session", index, |session| session.ended.is_some()).await
     }
 
+    /// Waits until no session has the camera.
+    pub async fn gone(&self) {
+        let mut status = self.status.clone();
+        let gone = status.wait_for(|status| status.cameras.get(&CAMERA).is_some_and(|camera| !camera.connected));
+        tokio::time::timeout(PATIENCE, gone).await.expect("the camera is gone").expect("the server runs");
+    }
+
     pub async fn stop(self) {
         self.tasks.stop(Duration::from_secs(5)).await;
     }
