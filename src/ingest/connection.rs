@@ -48,6 +48,8 @@ const MAX_REST: usize = 8 * 1024 * 1024;
 /// A publisher must take an answer within this.
 const ANSWER: Duration = Duration::from_secs(5);
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+/// So long after PAUSE nothing of before it comes any more.
+const SETTLED: Duration = Duration::from_millis(300);
 /// Datagrams that wait for the session.
 const QUEUE: usize = 1024;
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -359,6 +361,9 @@ impl Connection {
         };
         if limit.0.elapsed() >= limit.1 {
             return Some(limit.2);
+        }
+        if self.state == State::Paused && self.since.elapsed() >= SETTLED {
+            self.flush();
         }
         if self.state != State::Recording {
             return None;

@@ -212,8 +212,8 @@ impl Connection {
         });
     }
 
+    /// Datagrams sent before PAUSE may come after it: the last unit is finished a little later.
     fn pause(&mut self) {
-        self.flush();
         self.state = State::Paused;
         self.since = Instant::now();
     }
