@@ -167,14 +167,21 @@ async fn pictures_and_sounds_of_one_instant_fall_on_one_instant() {
         tokio::time::sleep(LIVE).await;
         let mut sounds = 0;
         for turn in 0..60 {
-            camera.send_all(0, &clip.next()).await.expect("sends");
+            let mut packets = clip.next();
+            if turn == 30 {
+                // The second half of a picture comes after PAUSE, as datagrams do.
+                let late = packets.split_off(1);
+                camera.send_all(0, &packets).await.expect("sends");
+                camera.pause().await.expect("pauses");
+                packets = late;
+            }
+            camera.send_all(0, &packets).await.expect("sends");
             // Sound is sent in twos, each 1024 ticks of 48 kHz; it lags its picture by what it takes to fill a packet.
             let units = [sound(sounds, 300), sound(sounds + 1, 200)];
             let at = 5_000_000 + sounds * 1024;
             camera.send(1, &sender.sounds(&units, at)).await.expect("sends");
             sounds += 2;
             if turn == 30 {
-                camera.pause().await.expect("pauses");
                 camera.record().await.expect("goes on");
                 camera.mention("GET_PARAMETER").await.expect("asks");
             }
