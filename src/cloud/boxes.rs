@@ -104,8 +104,14 @@ impl receive::Vault for Desk {
             tracing::error!(error = reason::chain(error), "vault");
             Trouble::Failed(error.code())
         };
-        self.sessions.activate(&row, self.now()).map_err(|error| failed(&error))?;
+        match self.sessions.activate(&row, self.now()).map_err(|error| failed(&error))? {
+            PairingState::Pending | PairingState::Active => {}
+            // Revoked while the link waited for HELLO.
+            PairingState::Revoking => return Err(Trouble::Revoked),
+            PairingState::Revoked => return Err(Trouble::Failed("unknown-box")),
+        }
         let journal = self.vault.with_db(|db| db.journal_head(party.box_id)).map_err(|error| failed(&error))?;
+        self.sessions.greeted(party.link);
         Ok(Begun { journal, receipts: None })
     }
 
@@ -179,7 +185,7 @@ impl Watcher for Desk {
     }
 
     fn cameras(&self, party: &Party, cameras: &[CameraId], at: BootTime) {
-        for camera in self.sessions.set_cameras(party.box_id, cameras) {
+        for camera in self.sessions.set_cameras(party.link, cameras) {
             self.hub.state(camera, "offline");
         }
         for camera in cameras {
@@ -323,21 +329,14 @@ async fn serve(
         return;
     };
     let revoked = row.state == PairingState::Revoking;
-    let party = Party { box_id: row.box_id, identity, pairing: row.pairing, organisation, revoked };
-    if revoked {
-        receive::run(link, party, shared, stop).await;
+    let Some(session) = sessions.begin(row.box_id, stop) else {
+        shared.counters.add("box-too-many-links", 1);
+        crate::relay::link::Link::close(&link, "relay-too-many");
         return;
-    }
-    let session = sessions.begin(party.box_id);
-    let running = receive::run(link, party, shared, stop.clone());
-    tokio::pin!(running);
-    tokio::select! {
-        () = &mut running => {}
-        () = session.stop.cancelled() => {
-            stop.cancel();
-            running.await;
-        }
-    }
+    };
+    let (box_id, pairing, number) = (row.box_id, row.pairing, session.number);
+    let party = Party { box_id, identity, pairing, organisation, revoked, link: number };
+    receive::run(link, party, shared, session.stop.clone()).await;
 }
 
 /// What the local page asks of a box.

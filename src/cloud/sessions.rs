@@ -4,30 +4,40 @@
 
 use crate::base::ids::{BoxId, CameraId};
 use crate::base::reason;
-use crate::cloud::vault::{Database, PairingRow, PairingState, Vault};
+use crate::base::units::WallTime;
+use crate::cloud::vault::{Database, DbError, PairingRow, PairingState, Vault};
 use crate::trust::identity::Spki;
 use crate::trust::tls::{KnownBoxes, Standing};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// The open sessions.
+/// Links of one box that have not said HELLO: one that hangs, and the one that the box tries next.
+const SILENT_LINKS: usize = 2;
+/// Links of one box in all: one works, the others were superseded or challenged and end within seconds.
+const BOX_LINKS: usize = 8;
+
+/// The open links of boxes, by their number.
 pub struct Sessions {
     vault: Vault,
-    open: Mutex<BTreeMap<BoxId, Open>>,
+    open: Mutex<BTreeMap<u64, Open>>,
+    numbers: AtomicU64,
 }
 
 struct Open {
-    number: u64,
+    box_id: BoxId,
+    /// It said HELLO and was let in.
+    greeted: bool,
     cameras: BTreeSet<CameraId>,
     stop: CancellationToken,
 }
 
-/// One open session; dropping it closes it in the table, unless a newer one of the same box took its place.
+/// One open link; dropping it takes it out of the table.
 pub struct Session<'a> {
     sessions: &'a Sessions,
-    box_id: BoxId,
-    number: u64,
+    /// Its place in the table; no two links have the same.
+    pub number: u64,
     /// Told when the session must end.
     pub stop: CancellationToken,
 }
@@ -36,7 +46,7 @@ impl Sessions {
     /// An empty table over the vault's pairings.
     #[must_use]
     pub fn new(vault: Vault) -> Self {
-        Self { vault, open: Mutex::default() }
+        Self { vault, open: Mutex::default(), numbers: AtomicU64::new(0) }
     }
 
     /// The newest pairing of a TLS identity.
@@ -51,69 +61,93 @@ impl Sessions {
         }
     }
 
-    /// A box's session begins. An older one of the same box is ended by the relay, once it knows whether it is a clone.
+    /// A box has a link; `None` if it has too many. Of those that said nothing yet the oldest is ended for it. A session
+    /// that works is ended by the relay, once it knows whether the new one is a clone.
     #[must_use]
-    pub fn begin(&self, box_id: BoxId) -> Session<'_> {
-        let stop = CancellationToken::new();
+    pub fn begin(&self, box_id: BoxId, stop: CancellationToken) -> Option<Session<'_>> {
         let mut open = self.open();
-        let number = open.get(&box_id).map_or(0, |old| old.number + 1);
-        open.insert(box_id, Open { number, cameras: BTreeSet::new(), stop: stop.clone() });
-        Session { sessions: self, box_id, number, stop }
+        if open.values().filter(|link| link.box_id == box_id).count() >= BOX_LINKS {
+            return None;
+        }
+        let silent: Vec<_> = open
+            .values()
+            .filter(|link| link.box_id == box_id && !link.greeted && !link.stop.is_cancelled())
+            .map(|link| link.stop.clone())
+            .collect();
+        for old in silent.iter().take((silent.len() + 1).saturating_sub(SILENT_LINKS)) {
+            old.cancel();
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        open.insert(number, Open { box_id, greeted: false, cameras: BTreeSet::new(), stop: stop.clone() });
+        Some(Session { sessions: self, number, stop })
+    }
+
+    /// The link said HELLO and was let in.
+    pub fn greeted(&self, number: u64) {
+        if let Some(link) = self.open().get_mut(&number) {
+            link.greeted = true;
+        }
     }
 
     /// The cameras that stream on a box now; gives back those that no longer do.
-    pub fn set_cameras(&self, box_id: BoxId, cameras: &[CameraId]) -> Vec<CameraId> {
+    pub fn set_cameras(&self, number: u64, cameras: &[CameraId]) -> Vec<CameraId> {
         let mut table = self.open();
-        let Some(open) = table.get_mut(&box_id) else { return Vec::new() };
+        let Some(open) = table.get_mut(&number) else { return Vec::new() };
         let before = std::mem::replace(&mut open.cameras, cameras.iter().copied().collect());
         before.difference(&open.cameras).copied().collect()
     }
 
-    /// Whether any box has a session.
+    /// Whether any box has a link.
     #[must_use]
     pub fn any_connected(&self) -> bool {
         !self.open().is_empty()
     }
 
-    /// Ends a box's session, for example because its pairing was revoked.
+    /// Ends every link of a box, with or without a session, for example because its pairing was revoked.
     pub fn close(&self, box_id: BoxId) {
-        if let Some(open) = self.open().get(&box_id) {
-            open.stop.cancel();
+        for link in self.open().values().filter(|link| link.box_id == box_id) {
+            link.stop.cancel();
         }
     }
 
     /// Whether a box has a session.
     #[must_use]
     pub fn is_connected(&self, box_id: BoxId) -> bool {
-        self.open().contains_key(&box_id)
+        self.open().values().any(|link| link.box_id == box_id && link.greeted)
     }
 
     /// Cameras of the connected boxes.
     #[must_use]
     pub fn cameras(&self) -> Vec<(CameraId, BoxId)> {
         let open = self.open();
-        open.iter().flat_map(|(box_id, open)| open.cameras.iter().map(|camera| (*camera, *box_id))).collect()
+        open.values().flat_map(|link| link.cameras.iter().map(|camera| (*camera, link.box_id))).collect()
     }
 
-    /// Makes a pairing final at the first pinned session. The box's older pairings with us are over then.
+    /// Makes a pairing final at the first pinned session, unless it ended in the meantime; gives its state. The box's
+    /// older pairings with us are over then.
     ///
     /// # Errors
     /// The database.
-    pub fn activate(&self, row: &PairingRow, now: crate::base::units::WallTime) -> Result<(), super::vault::DbError> {
+    pub fn activate(&self, row: &PairingRow, now: WallTime) -> Result<PairingState, DbError> {
         self.vault.with_db(|db| {
             db.transaction(|db: &Database| {
+                let state = db.pairing(row.pairing)?.map_or(PairingState::Revoked, |row| row.state);
+                if matches!(state, PairingState::Revoking | PairingState::Revoked) {
+                    return Ok(state);
+                }
                 for other in db.pairings()?.iter().filter(|other| {
                     other.box_id == row.box_id && other.pairing != row.pairing && other.state == PairingState::Active
                 }) {
                     db.set_pairing_state(other.pairing, PairingState::Revoked, now)?;
                 }
                 db.set_pairing_state(row.pairing, PairingState::Active, now)?;
-                db.contact(row.box_id, now)
+                db.contact(row.box_id, now)?;
+                Ok(PairingState::Active)
             })
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<BoxId, Open>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,9 +165,6 @@ impl KnownBoxes for Sessions {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        let mut open = self.sessions.open();
-        if open.get(&self.box_id).is_some_and(|open| open.number == self.number) {
-            open.remove(&self.box_id);
-        }
+        self.sessions.open().remove(&self.number);
     }
 }

@@ -73,13 +73,6 @@ impl Bonds {
         let seat = Seat { bonds: self.clone(), bond: hello.bond, box_id: party.box_id, session, stop, challenges };
         Ok((seat, challenged))
     }
-
-    /// Ends a box's session, for example because its pairing was revoked.
-    pub fn end(&self, box_id: BoxId) {
-        if let Some(present) = self.table().present.get(&box_id) {
-            present.stop.cancel();
-        }
-    }
 }
 
 impl Drop for Seat {

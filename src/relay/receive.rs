@@ -95,6 +95,7 @@ pub async fn run(link: QuicLink, party: Party, shared: Shared, stop: Cancellatio
             shared.counters.add(code, 1);
             code.to_owned()
         }
+        End::Trouble(Trouble::Revoked) => "revoked".into(),
     };
     link.close(&code);
     shared.watcher.ended(&party, &code);
@@ -103,15 +104,23 @@ pub async fn run(link: QuicLink, party: Party, shared: Shared, stop: Cancellatio
 async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &CancellationToken) -> Result<End, End> {
     let greeting = async {
         let (mut reader, writer) = link.accept_control().await.map_err(|_| Violation::NoControl)?;
-        match read_one(&mut reader).await {
-            Ok(Some(Message::Hello(hello))) => Ok((reader, writer, hello)),
-            Ok(_) => Err(Violation::OutOfOrder),
-            Err(Ok(())) => Err(Violation::NoControl),
-            Err(Err(violation)) => Err(violation),
+        loop {
+            match read_one(&mut reader).await {
+                Ok(Some(Message::Hello(hello))) => return Ok((reader, writer, hello)),
+                // A message of a later version that need not be understood.
+                Ok(None) => {}
+                Ok(Some(_)) => return Err(Violation::OutOfOrder),
+                Err(Ok(())) => return Err(Violation::NoControl),
+                Err(Err(violation)) => return Err(violation),
+            }
         }
     };
-    let (mut reader, mut writer, hello) =
-        tokio::time::timeout(GREETING, greeting).await.map_err(|_| Violation::NoControl)??;
+    let (mut reader, mut writer, hello) = tokio::select! {
+        biased;
+        // Nothing was begun that must be brought to its end.
+        () = stop.cancelled() => return Ok(End::Quiet("shutdown".into())),
+        greeted = tokio::time::timeout(GREETING, greeting) => greeted.map_err(|_| Violation::NoControl)??,
+    };
     if party.revoked {
         return revoke(link, party, shared, reader, writer).await;
     }
@@ -130,7 +139,11 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
         tokio::task::spawn_blocking(move || vault.begin(&party, &hello))
             .await
             .map_err(|_| End::Trouble(Trouble::Failed("internal")))?
-            .map_err(End::Trouble)?
+    };
+    let began = match began {
+        Ok(began) => began,
+        Err(Trouble::Revoked) => return revoke(link, party, shared, reader, writer).await,
+        Err(trouble) => return Err(End::Trouble(trouble)),
     };
     let welcome = Welcome {
         version: VERSION,

@@ -21,6 +21,8 @@ pub struct Party {
     pub organisation: OrganisationId,
     /// It gets nothing but REVOKE.
     pub revoked: bool,
+    /// Number of its link; no two have the same.
+    pub link: u64,
 }
 
 /// Why storing did not go through.
@@ -30,6 +32,8 @@ pub enum Trouble {
     Violation(Violation),
     /// Ours: the session is closed with a stable code, and the box comes again.
     Failed(&'static str),
+    /// The pairing has ended, which the box does not know yet: it gets nothing but REVOKE. Only from [`Vault::begin`].
+    Revoked,
 }
 
 /// The answer to an object.

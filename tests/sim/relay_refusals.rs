@@ -515,3 +515,50 @@ fn words_of_the_cloud_that_nobody_asked_for_change_nothing() {
     assert_eq!(machine.store.counters().total("segment-rejected"), 0);
     drop(line);
 }
+
+#[test]
+fn a_revoked_box_keeps_no_link_and_cannot_undo_it() {
+    let scene = Scene::new(0);
+    let box_id = scene.machine.box_id();
+    let revoke = || {
+        let set =
+            |db: &mvb::cloud::vault::Database| db.set_pairing_state(scene.pairing, PairingState::Revoking, WallTime(9));
+        scene.cloud.vault.with_db(set).expect("stores");
+    };
+    runtime().block_on(async {
+        let (session, _control) = scene.greeted().await;
+        let (silent, mut control) = scene.dial().await;
+        let (late, mut words) = scene.dial().await;
+        // HELLO comes after the state has changed: nothing but REVOKE, and the state stays.
+        revoke();
+        say(&mut words, Message::Hello(scene.hello())).await;
+        let told = tokio::time::timeout(SOON, hear(&mut words)).await.expect("an answer");
+        assert_eq!(told, Some(Message::Revoke { pairing: scene.pairing }));
+        let state = || scene.cloud.sessions.pairing_of(&scene.machine.identity.spki()).expect("known").state;
+        assert_eq!(state(), PairingState::Revoking);
+        scene.cloud.sessions.close(box_id);
+        for (what, link) in [("the session", &session), ("the silent one", &silent), ("the late one", &late)] {
+            tokio::time::timeout(Duration::from_secs(5), link.closed())
+                .await
+                .unwrap_or_else(|_| panic!("{what} stays"));
+        }
+        say(&mut control, Message::Hello(scene.hello())).await;
+        assert_eq!(state(), PairingState::Revoking);
+        assert!(!scene.cloud.sessions.is_connected(box_id));
+    });
+}
+
+#[test]
+fn links_that_say_nothing_make_room_and_words_of_later_versions_are_skipped_before_hello() {
+    let scene = Scene::new(0);
+    runtime().block_on(async {
+        let (first, _a) = scene.dial().await;
+        let mut held = vec![scene.dial().await];
+        held.push(scene.dial().await);
+        tokio::time::timeout(Duration::from_secs(5), first.closed()).await.expect("the oldest silent one goes");
+        let (_link, mut control) = held.pop().expect("two");
+        say_raw(&mut control, 2, &[200, 0xa0]).await;
+        say(&mut control, Message::Hello(scene.hello())).await;
+        assert!(matches!(hear(&mut control).await, Some(Message::Welcome(_))));
+    });
+}
