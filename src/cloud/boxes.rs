@@ -12,10 +12,10 @@ use crate::base::units::{BootTime, WallTime};
 use crate::cloud::keys::Keys;
 use crate::cloud::live::{Fragment, Hub};
 use crate::cloud::sessions::Sessions;
-use crate::cloud::vault::{self, JournalAnswer, PairingState, Peer, Vault, VaultError};
+use crate::cloud::vault::{self, JournalAnswer, MayErase, PairingState, Peer, Vault, VaultError};
 use crate::relay::bonds::Bonds;
 use crate::relay::quic::{Attempt, QuicListener};
-use crate::relay::receive::{self, Answer, Begun, Party, Shared, Trouble, Watcher};
+use crate::relay::receive::{self, Answer, Begun, Erasable, Party, Shared, Trouble, Watcher};
 use crate::relay::statement::{self, JournalAck};
 use crate::relay::wire::control::{Held, Hello, Object, Span, Subscribe};
 use crate::relay::wire::{LiveHead, Violation};
@@ -117,6 +117,14 @@ impl receive::Vault for Desk {
 
     fn live(&self, party: &Party, head: &LiveHead, bytes: &[u8]) -> Result<(), Trouble> {
         let offset = head.frame.saturating_add(u64::from(head.offset));
+        if offset.saturating_add(bytes.len() as u64) > vault::MAX_FILE {
+            return Err(Trouble::Violation(Violation::Outside));
+        }
+        if !self.hub.is_watched(party.box_id, head.camera) {
+            // Nobody asked for it, or not any more: the backlog brings it.
+            self.vault.counters().add("live-unasked", 1);
+            return Ok(());
+        }
         self.vault.live(peer(party), head.segment, offset, bytes).map_err(|error| trouble(&error))
     }
 
@@ -148,13 +156,13 @@ impl receive::Vault for Desk {
         }
     }
 
-    fn erase(&self, party: &Party, asked: &[Held]) -> Result<(Vec<SegmentId>, Vec<SegmentId>), Trouble> {
+    fn erase(&self, party: &Party, asked: &[Held]) -> Result<Erasable, Trouble> {
         let asked: Vec<_> = asked.iter().map(|Held(segment, digest)| (*segment, *digest)).collect();
         let may = self.vault.may_erase(party.box_id, &asked).map_err(|error| trouble(&error))?;
-        let with = |wanted: bool| {
+        let with = |wanted: MayErase| {
             asked.iter().zip(&may).filter(|(_, may)| **may == wanted).map(|((segment, _), _)| *segment).collect()
         };
-        Ok((with(true), with(false)))
+        Ok(Erasable { yes: with(MayErase::Yes), no: with(MayErase::No), unknown: with(MayErase::Unknown) })
     }
 
     fn revoked(&self, party: &Party) -> Result<(), Trouble> {
@@ -173,7 +181,7 @@ impl receive::Vault for Desk {
 }
 
 impl Watcher for Desk {
-    fn live(&self, _: &Party, head: &LiveHead, bytes: &Bytes) {
+    fn live(&self, party: &Party, head: &LiveHead, bytes: &Bytes) {
         let fragment = Fragment {
             segment: head.segment,
             frame: head.frame,
@@ -181,15 +189,15 @@ impl Watcher for Desk {
             offset: head.offset,
             bytes: bytes.clone(),
         };
-        self.hub.fragment(head.camera, &fragment);
+        self.hub.fragment(party.box_id, head.camera, &fragment);
     }
 
     fn cameras(&self, party: &Party, cameras: &[CameraId], at: BootTime) {
         for camera in self.sessions.set_cameras(party.link, cameras) {
-            self.hub.state(camera, "offline");
+            self.hub.state(party.box_id, camera, "offline");
         }
         for camera in cameras {
-            self.hub.box_time(*camera, at);
+            self.hub.box_time(party.box_id, *camera, at);
         }
     }
 

@@ -6,10 +6,10 @@
 use super::bonds::{Bonds, Seat};
 use super::link::Link;
 use super::quic::{Fill, Incoming, QuicLink};
-pub use super::vault::{Answer, Begun, JournalAnswer, Party, Trouble, Vault, Watcher};
+pub use super::vault::{Answer, Begun, Erasable, JournalAnswer, Party, Trouble, Vault, Watcher};
 use super::wire::control::{Blob, Held, Message, Object, Subscribe, Welcome};
 use super::wire::io::{read_one, write, write_all};
-use super::wire::{ChunkHead, LiveHead, VERSION, Violation, stream};
+use super::wire::{ChunkHead, LiveHead, MAX_LIST, VERSION, Violation, stream};
 use crate::base::chain::{self, Signed};
 use crate::base::ids::{CameraId, Digest};
 use crate::base::reason::{Coded, Counters};
@@ -363,7 +363,7 @@ impl Session {
                 self.job(Job::Journal(entries)).await;
             }
             Message::EraseAsk { segments } => {
-                if segments.len() > 256 {
+                if segments.len() > MAX_LIST {
                     return Err(Violation::TooMany.into());
                 }
                 self.job(Job::Erase(segments)).await;
@@ -525,8 +525,8 @@ fn work(
                 JournalAnswer::Forked => {}
             },
             Job::Erase(asked) => {
-                let (yes, no) = vault.erase(party, &asked)?;
-                let _ = control.blocking_send(Message::Erase { yes, no });
+                let Erasable { yes, no, unknown } = vault.erase(party, &asked)?;
+                let _ = control.blocking_send(Message::Erase { yes, no, unknown });
             }
         }
     }

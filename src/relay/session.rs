@@ -340,13 +340,14 @@ impl<L: Link> Session<L> {
             }
             Message::JournalAck { statement } => return self.acknowledged(statement.0),
             Message::JournalAfter { head } => self.report.after(head, now),
-            Message::Erase { yes, no } => {
-                if yes.len().max(no.len()) > MAX_LIST {
+            Message::Erase { yes, no, unknown } => {
+                if yes.len().max(no.len()).max(unknown.len()) > MAX_LIST {
                     return Some(Ended::Violation(Violation::TooMany));
                 }
                 let named = std::mem::take(&mut self.erase_named);
                 let asked = |segments: Vec<SegmentId>| segments.into_iter().filter(|s| named.contains(s)).collect();
-                let (yes, no): (Vec<_>, Vec<_>) = (asked(yes), asked(no));
+                let (yes, mut no): (Vec<_>, Vec<_>) = (asked(yes), asked(no));
+                no.extend(asked(unknown));
                 if yes.is_empty() && no.is_empty() {
                     self.unasked();
                     return None;

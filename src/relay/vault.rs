@@ -58,6 +58,17 @@ pub enum JournalAnswer {
     Forked,
 }
 
+/// The answer to ERASE?.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Erasable {
+    /// These may go.
+    pub yes: Vec<SegmentId>,
+    /// These are held, and must stay on the card all the same.
+    pub no: Vec<SegmentId>,
+    /// These are not held with that digest: the box must not rely on its receipt, and offers them again.
+    pub unknown: Vec<SegmentId>,
+}
+
 /// What the vault says at the start of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
@@ -102,7 +113,7 @@ pub trait Vault: Send + Sync {
     ///
     /// # Errors
     /// See [`Trouble`].
-    fn erase(&self, party: &Party, asked: &[Held]) -> Result<(Vec<SegmentId>, Vec<SegmentId>), Trouble>;
+    fn erase(&self, party: &Party, asked: &[Held]) -> Result<Erasable, Trouble>;
     /// The box has wiped the pairing.
     ///
     /// # Errors

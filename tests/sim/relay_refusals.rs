@@ -505,7 +505,7 @@ fn words_of_the_cloud_that_nobody_asked_for_change_nothing() {
         for _ in 0..200 {
             say(&mut control, ack.clone()).await;
             say(&mut control, Message::Rejected { segment: SegmentId([9; 16]), reason: "no".into() }).await;
-            say(&mut control, Message::Erase { yes: vec![finished[0]], no: vec![] }).await;
+            say(&mut control, Message::Erase { yes: vec![finished[0]], no: vec![], unknown: vec![finished[0]] }).await;
         }
         say(&mut control, Message::Challenge { nonce: Digest([8; 32]) }).await;
         while hear(&mut control).await.expect("goes on") != (Message::Alive { nonce: Digest([8; 32]) }) {}

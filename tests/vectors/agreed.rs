@@ -128,7 +128,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("committed", Message::Committed { statement: Blob(vec![2]) }),
         ("rejected", Message::Rejected { segment, reason: "segment-flipped".into() }),
         ("erase_ask", Message::EraseAsk { segments: vec![Held(segment, Digest([10; 32]))] }),
-        ("erase", Message::Erase { yes: vec![segment], no: vec![] }),
+        ("erase", Message::Erase { yes: vec![segment], no: vec![], unknown: vec![segment] }),
         ("challenge", Message::Challenge { nonce: Digest([11; 32]) }),
         ("alive", Message::Alive { nonce: Digest([11; 32]) }),
         ("cameras", Message::Cameras { cameras: vec![camera], at: BootTime(24) }),

@@ -12,8 +12,8 @@ mod opener;
 pub use assemble::Fragment;
 pub use opener::Packet;
 
-use crate::base::ids::CameraId;
-use crate::base::reason::Counters;
+use crate::base::ids::{BoxId, CameraId};
+use crate::base::reason::{self, Counters};
 use crate::base::tasks::Tasks;
 use crate::base::units::BootTime;
 use crate::cloud::vault::Vault;
@@ -40,6 +40,8 @@ struct Inner {
 
 struct Channel {
     watchers: usize,
+    /// Whose camera it is: the box whose committed footage has it, else the first that sends it under its own signature.
+    owner: Option<BoxId>,
     opener: Opener,
     packets: broadcast::Sender<Packet>,
     box_time: Option<(BootTime, Instant)>,
@@ -90,10 +92,12 @@ impl Hub {
     /// Starts to look at a camera.
     #[must_use]
     pub fn watch(&self, camera: CameraId) -> Viewer {
+        let owner = self.owner(camera);
         let (packets, name) = {
             let mut channels = self.channels();
             let channel = channels.entry(camera).or_insert_with(|| Channel {
                 watchers: 0,
+                owner,
                 opener: Opener::default(),
                 packets: broadcast::Sender::new(BACKLOG),
                 box_time: None,
@@ -108,12 +112,34 @@ impl Hub {
         Viewer { hub: self.clone(), camera, packets, started: false, queued }
     }
 
-    /// A live fragment of a camera arrived.
-    pub fn fragment(&self, camera: CameraId, fragment: &Fragment) {
+    /// Whose camera this is, as far as committed footage says.
+    fn owner(&self, camera: CameraId) -> Option<BoxId> {
+        match self.0.vault.with_db(|db| db.camera_owner(camera)) {
+            Ok(owner) => owner,
+            Err(error) => {
+                tracing::error!(error = reason::chain(&error), "looking a camera up");
+                None
+            }
+        }
+    }
+
+    /// Whether somebody looks at that camera of that box.
+    #[must_use]
+    pub fn is_watched(&self, box_id: BoxId, camera: CameraId) -> bool {
+        self.channels().get(&camera).is_some_and(|channel| channel.owner.is_none_or(|owner| owner == box_id))
+    }
+
+    /// A live fragment of a box's camera arrived. What a box says of another's camera is dropped and counted.
+    pub fn fragment(&self, box_id: BoxId, camera: CameraId, fragment: &Fragment) {
         let mut channels = self.channels();
         let Some(channel) = channels.get_mut(&camera) else { return };
+        if *channel.owner.get_or_insert(box_id) != box_id {
+            self.0.counters.add("live-foreign-camera", 1);
+            return;
+        }
         let keyring = self.0.vault.keyring();
-        for packet in channel.opener.fragment(fragment, &keyring, &self.0.counters, Instant::now()) {
+        let from = (box_id, camera);
+        for packet in channel.opener.fragment(from, fragment, &keyring, &self.0.counters, Instant::now()) {
             // No receiver: the last viewer just left.
             let _ = channel.packets.send(packet);
         }
@@ -139,15 +165,16 @@ impl Hub {
     }
 
     /// What a box says about its boot time, for the age of pictures.
-    pub fn box_time(&self, camera: CameraId, now: BootTime) {
-        if let Some(channel) = self.channels().get_mut(&camera) {
+    pub fn box_time(&self, box_id: BoxId, camera: CameraId, now: BootTime) {
+        if let Some(channel) = self.channels().get_mut(&camera).filter(|c| c.owner.is_none_or(|owner| owner == box_id))
+        {
             channel.box_time = Some((now, Instant::now()));
         }
     }
 
     /// Tells the viewers of a camera that something is the matter.
-    pub fn state(&self, camera: CameraId, word: &'static str) {
-        if let Some(channel) = self.channels().get(&camera) {
+    pub fn state(&self, box_id: BoxId, camera: CameraId, word: &'static str) {
+        if let Some(channel) = self.channels().get(&camera).filter(|channel| channel.owner == Some(box_id)) {
             let _ = channel.packets.send(Packet::State(word));
         }
     }

@@ -3,7 +3,7 @@
 //! Belongs here: which segment is being read, its key, the records' order. Does not belong here: MP4 (`play::live`).
 
 use super::assemble::{Assembler, Fragment, Frame};
-use crate::base::ids::SegmentId;
+use crate::base::ids::{BoxId, CameraId, SegmentId};
 use crate::base::reason::{Coded, Counters};
 use crate::base::units::BootTime;
 use crate::cloud::vault::Keyring;
@@ -37,6 +37,8 @@ pub struct Opener {
     mux: Mux,
     init: Option<Arc<Init>>,
     name: Option<String>,
+    /// Whose camera this is: a header that says otherwise is not opened.
+    from: Option<(BoxId, CameraId)>,
 }
 
 impl Opener {
@@ -47,7 +49,15 @@ impl Opener {
     }
 
     /// Takes a fragment and says what it leads to.
-    pub fn fragment(&mut self, fragment: &Fragment, keys: &Keyring, counters: &Counters, now: Instant) -> Vec<Packet> {
+    pub fn fragment(
+        &mut self,
+        from: (BoxId, CameraId),
+        fragment: &Fragment,
+        keys: &Keyring,
+        counters: &Counters,
+        now: Instant,
+    ) -> Vec<Packet> {
+        self.from = Some(from);
         self.assembler.push(fragment, now);
         self.poll(keys, counters, now)
     }
@@ -94,6 +104,10 @@ impl Opener {
             counters.add("live-bad-header", 1);
             return;
         };
+        if self.from != Some((header.box_id, header.camera)) || header.segment != frame.segment {
+            counters.add("live-foreign-header", 1);
+            return;
+        }
         match keys.open(&header) {
             Some(Ok(key)) => {
                 self.open = Some((frame.segment, Reader::new(&frame.bytes, key)));
@@ -158,14 +172,17 @@ mod tests {
     async fn sealed_fragments_are_opened_with_the_organisations_key_and_only_with_it() {
         let world = World::new();
         let id = SegmentId([7; 16]);
-        let mut list = fragments(id, &world.sealed(id, 8, 1, None));
+        let file = world.sealed(id, 8, 1, None);
+        let (header, _) = Header::decode(&file).expect("a header");
+        let from = (header.box_id, header.camera);
+        let mut list = fragments(id, &file);
         // Disorder within a frame must not matter.
         list.reverse();
         let feed = |keys: &Keyring, skip: usize| {
             let (mut opener, counters, now) = (Opener::default(), Counters::default(), Instant::now());
             let mut packets = Vec::new();
             for (_, fragment) in list.iter().enumerate().filter(|(n, _)| *n != skip) {
-                packets.extend(opener.fragment(fragment, keys, &counters, now));
+                packets.extend(opener.fragment(from, fragment, keys, &counters, now));
             }
             packets.extend(opener.poll(keys, &counters, now + super::super::assemble::HOLD));
             (packets, counters, opener)
@@ -179,6 +196,14 @@ mod tests {
         let (packets, counters, _) = feed(&World::new().unlocked(), usize::MAX);
         assert!(matches!(packets.as_slice(), [Packet::State("not-for-us")]), "{packets:?}");
         assert_eq!(counters.total("open-no-stanza"), 1);
+        // Another box's word for this camera, or this box's for another camera, is not opened.
+        for from in [(BoxId([9; 32]), header.camera), (header.box_id, CameraId([9; 16]))] {
+            let (mut opener, counters, now) = (Opener::default(), Counters::default(), Instant::now());
+            let keys = world.unlocked();
+            let said: Vec<_> =
+                list.iter().rev().flat_map(|piece| opener.fragment(from, piece, &keys, &counters, now)).collect();
+            assert!(said.is_empty() && counters.total("live-foreign-header") == 1, "{said:?} {counters:?}");
+        }
         // A lost fragment costs its frame, not the rest.
         let (packets, counters, opener) = feed(&world.unlocked(), 3);
         assert!(matches!(packets.as_slice(), [Packet::Name(_)]), "{packets:?}");

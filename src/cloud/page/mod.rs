@@ -216,7 +216,9 @@ impl Drop for ViewerSlot {
 
 async fn view(slot: ViewerSlot, camera: CameraId, mut socket: WebSocket) {
     let stop = slot.0.tasks.stopping();
-    let mut viewer = slot.0.hub.watch(camera);
+    let hub = slot.0.hub.clone();
+    // Asks the database whose camera it is.
+    let Ok(mut viewer) = tokio::task::spawn_blocking(move || hub.watch(camera)).await else { return };
     if send(&mut socket, note(&serde_json::json!({ "state": "waiting" }))).await.is_none() {
         return;
     }

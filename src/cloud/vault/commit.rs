@@ -16,6 +16,17 @@ use std::sync::PoisonError;
 /// Verifications of one object before it is refused: the first may have met bytes that were received live and differ.
 const ATTEMPTS: u32 = 2;
 
+/// The answer to ERASE? for one segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayErase {
+    /// Whole, proven, opened, long enough here.
+    Yes,
+    /// Held, and it must stay on the card all the same: too early, not opened yet, or an alarm is open.
+    No,
+    /// Not held with that digest: never was, or this cloud has lost it. The box offers it again.
+    Unknown,
+}
+
 impl Vault {
     /// The object's bytes are all there: verify and commit, or ask once more, or refuse.
     pub(super) fn finish(&self, peer: Peer, slot: &mut Slot) -> Result<Answer, VaultError> {
@@ -33,26 +44,28 @@ impl Vault {
             Ok(header) => header,
             Err(reason) => {
                 inner.counters.add(reason, 1);
-                part.row.attempts += 1;
+                // What a checkpoint proves stays; the rest is asked for again. Where all of it is proven, asking again
+                // would bring other bytes than the signed ones.
+                part.keep_proven(size).map_err(reading)?;
+                part.row.attempts += if part.row.have.covers(&(0..size)) { ATTEMPTS } else { 1 };
                 let segment = object.segment;
                 tracing::warn!(%segment, reason, attempts = part.row.attempts, "object does not verify");
                 if part.row.attempts >= ATTEMPTS {
                     part.row.state = FileState::Rejected;
                     part.row.reason = Some(reason.into());
                     self.store(part)?;
+                    lock(&inner.refused).insert(part.row.id);
                     slot.part = None;
                     let text = format!("the file that the box sent does not verify: {reason}");
                     self.alarm(SEGMENT_REJECTED, Some(peer.box_id), Some(segment), &text);
                     return Ok(Answer::Rejected(reason.into()));
                 }
-                // What a checkpoint proves stays; the rest is asked for again.
-                let proven = part.row.ckpt_offset.min(size);
-                let keep = if proven == size { 0 } else { proven };
-                part.forget_from(keep).map_err(reading)?;
                 self.store(part)?;
                 return Ok(Answer::Have(part.row.have.clone()));
             }
         };
+        // Live bytes beyond the end that a crash left there.
+        part.drop_beyond(&inner.disk, size).map_err(reading)?;
         let folder = self.folder(peer.box_id);
         let name = folder.join(format!("{}.mvs", stem(object.segment, part.row.variant)));
         if part.path != name {
@@ -100,26 +113,30 @@ impl Vault {
     ///
     /// # Errors
     /// `Db`.
-    pub fn may_erase(&self, box_id: BoxId, asked: &[(SegmentId, Digest)]) -> Result<Vec<bool>, VaultError> {
+    pub fn may_erase(&self, box_id: BoxId, asked: &[(SegmentId, Digest)]) -> Result<Vec<MayErase>, VaultError> {
         let db = self.db();
-        if let Some(code) = db.erase_blocked(box_id)? {
+        let blocked = db.erase_blocked(box_id)?;
+        if let Some(code) = &blocked {
             tracing::warn!(%box_id, code, "erasure refused until the alarm is cleared");
-            return Ok(vec![false; asked.len()]);
         }
         let now = self.now();
         let wait = i64::try_from(self.0.settings.erase_after.as_millis()).unwrap_or(i64::MAX);
         let mut answers = Vec::with_capacity(asked.len());
         for (segment, sha256) in asked {
             let rows = db.variants(box_id, *segment)?;
-            let yes = rows.iter().any(|row| {
+            let held = rows.iter().find(|row| {
                 row.state == FileState::Committed
-                    && row.opened
                     && row.object.is_some_and(|(size, committed)| {
                         committed == *sha256 && std::fs::metadata(self.whole(row)).is_ok_and(|meta| meta.len() == size)
                     })
-                    && row.committed_at.is_some_and(|at| now.0.saturating_sub(at.0) >= wait)
             });
-            answers.push(yes);
+            let Some(row) = held else {
+                self.0.counters.add("erase-unknown", 1);
+                answers.push(MayErase::Unknown);
+                continue;
+            };
+            let waited = row.committed_at.is_some_and(|at| now.0.saturating_sub(at.0) >= wait);
+            answers.push(if blocked.is_none() && row.opened && waited { MayErase::Yes } else { MayErase::No });
         }
         Ok(answers)
     }

@@ -38,6 +38,7 @@ mod receipt;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use commit::MayErase;
 pub use db::Db as Database;
 pub use db::{Alarm, DbError, FileState, Origin, PairingRow, PairingState, SegmentRow, Tail, Totals};
 pub use journal::JournalAnswer;
@@ -55,7 +56,7 @@ use crate::base::units::{ByteCount, WallTime};
 use db::Db;
 use disk::{Disk, Step};
 use part::{Part, Source, Written};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -65,6 +66,8 @@ use std::time::{Duration, Instant};
 pub const JOURNAL_FORK: &str = "journal-fork";
 /// Alarm: journal entries are on a card that was taken out before they were sent.
 pub const JOURNAL_ELSEWHERE: &str = "journal-elsewhere";
+/// Alarm: a partial file is shorter than the database says.
+pub const FILE_SHORT: &str = "vault-file-short";
 /// Alarm: a segment is sealed to a key that is not the organisation's.
 pub const RECIPIENT_FOREIGN: &str = "recipient-foreign";
 /// Alarm: a second object with the id of a known one.
@@ -200,6 +203,8 @@ struct Inner {
     db: Mutex<Db>,
     keyring: RwLock<Keyring>,
     slots: Mutex<Slots>,
+    /// Rows refused since the cloud started.
+    refused: Mutex<HashSet<i64>>,
     room: Mutex<Room>,
 }
 
@@ -244,6 +249,7 @@ impl Vault {
             db: Mutex::new(db),
             keyring: RwLock::new(keyring),
             slots: Mutex::default(),
+            refused: Mutex::default(),
             room: Mutex::new(Room { free: u64::MAX, asked: None }),
         })))
     }
@@ -309,8 +315,12 @@ impl Vault {
             let rows = self.db().variants(peer.box_id, segment)?;
             let row = match rows.iter().find(|row| row.object == stated) {
                 Some(row) if row.state == FileState::Committed => return self.committed_again(peer, row),
-                Some(row) if row.state == FileState::Rejected => {
+                Some(row) if row.state == FileState::Rejected && lock(&self.0.refused).contains(&row.id) => {
                     return Ok(Answer::Rejected(row.reason.clone().unwrap_or_default()));
+                }
+                // Refused before this start of the cloud: it may have been this machine's fault, so once more.
+                Some(row) if row.state == FileState::Rejected => {
+                    SegmentRow { state: FileState::Partial, attempts: 0, reason: None, ..row.clone() }
                 }
                 Some(row) => row.clone(),
                 None => match rows.iter().find(|row| row.object.is_none()) {
@@ -327,12 +337,15 @@ impl Vault {
         let path = part.path.clone();
         let io = |doing| move |source| VaultError::Io { doing, path, source };
         if part.row.object.is_none() {
-            part.row.object = stated;
             // Without a cut the object's size is where the card ended all the same.
             let end = offer.cut.unwrap_or(offer.size);
             if part.held().end() > end {
-                part.move_tail(&self.0.disk, end).map_err(io("moving the tail of"))?;
-                part.row.cut = offer.cut;
+                if let Err(error) = part.move_tail(&self.0.disk, end).map_err(io("moving the tail of")) {
+                    // The next OBJECT starts from what the database says.
+                    slot.part = None;
+                    return Err(error);
+                }
+                (part.row.object, part.row.cut) = (stated, offer.cut);
                 self.store(part)?;
                 part.drop_beyond(&self.0.disk, end).map_err(|source| VaultError::Io {
                     doing: "cutting",
@@ -340,7 +353,7 @@ impl Vault {
                     source,
                 })?;
             }
-            part.row.cut = offer.cut;
+            (part.row.object, part.row.cut) = (stated, offer.cut);
             part.touch();
         }
         self.flush_part(part)?;
@@ -511,11 +524,15 @@ impl Vault {
         let whole = folder.join(format!("{stem}.mvs"));
         // A cut between rename and commit: the whole file already has its final name.
         let path = if whole.exists() { whole } else { folder.join(format!("{stem}.part")) };
-        Part::open(&self.0.disk, path.clone(), row, key).map_err(|source| VaultError::Io {
-            doing: "opening",
-            path,
-            source,
-        })
+        let (box_id, segment) = (row.box_id, row.segment);
+        let opening = |source| VaultError::Io { doing: "opening", path: path.clone(), source };
+        let part = Part::open(&self.0.disk, path.clone(), row, key).map_err(opening)?;
+        if part.short {
+            self.0.counters.add(FILE_SHORT, 1);
+            let text = "a file of the vault holds less than its database says; the rest is asked for again";
+            self.alarm(FILE_SHORT, Some(box_id), Some(segment), text);
+        }
+        Ok(part)
     }
 
     /// A row for another object of the same id, or the refusal when there are too many.

@@ -55,6 +55,8 @@ pub struct Part {
     /// `<segment>.part`, or the conflict's name.
     pub path: PathBuf,
     file: File,
+    /// The database claims more than the file holds: set when it was opened.
+    pub short: bool,
     dirty: Ranges,
     changed: bool,
     key: PublicKey,
@@ -69,9 +71,17 @@ impl Part {
     /// The file cannot be opened or read.
     pub fn open(disk: &Disk, path: PathBuf, row: SegmentRow, key: PublicKey) -> io::Result<Self> {
         let file = disk.open(&path)?;
+        let len = file.metadata()?.len();
+        let short = row.have.end() > len;
         let scanner = Some(Scanner::new(key.clone()));
-        let mut part = Self { row, path, file, dirty: Ranges::default(), changed: false, key, scanner, scanned: 0 };
-        part.scan()?;
+        let (dirty, changed) = (Ranges::default(), false);
+        let mut part = Self { row, path, file, short, dirty, changed, key, scanner, scanned: 0 };
+        if short {
+            // A database that is newer than the files, as after a restore: what is not there is asked for again.
+            part.forget_from(len)?;
+        } else {
+            part.scan()?;
+        }
         Ok(part)
     }
 
@@ -104,8 +114,12 @@ impl Part {
         let held = self.held();
         let mut verdict = Written::Known;
         let mut write = held.missing(&range);
-        if !write.is_empty() && held.as_slice().len() >= MAX_RANGES {
-            return Ok(Written::TooScattered);
+        if held.as_slice().len() >= MAX_RANGES {
+            let mut after = held.clone();
+            after.insert(range.clone());
+            if after.as_slice().len() > held.as_slice().len() {
+                return Ok(Written::TooScattered);
+            }
         }
         for overlap in held.within(&range) {
             let new = part_of(bytes, offset, &overlap);
@@ -206,6 +220,23 @@ impl Part {
     pub fn drop_beyond(&mut self, disk: &Disk, end: u64) -> io::Result<()> {
         if self.file.metadata()?.len() > end {
             disk.truncate(&self.file, &self.path, end)?;
+            disk.sync(&self.file, &self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what no checkpoint proves, by the file as it is now, up to `size`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn keep_proven(&mut self, size: u64) -> io::Result<()> {
+        let proven = self.row.ckpt_offset.min(size);
+        self.scanner = None;
+        self.forget_from(proven)?;
+        let now = self.scanner.as_ref().and_then(Scanner::last).map_or(0, |point| point.offset);
+        if now < proven {
+            // It was proven when it came; the disk has changed it since.
+            self.forget_from(now)?;
         }
         Ok(())
     }

@@ -234,8 +234,8 @@ messages! {
     20 Rejected { 0 segment: SegmentId, 1 reason: String }
     /// Box → cloud: may these be erased? At most 256.
     21 EraseAsk { 0 segments: Vec<Held> }
-    /// Cloud → box.
-    22 Erase { 0 yes: Vec<SegmentId>, 1 no: Vec<SegmentId> }
+    /// Cloud → box: may go, must stay, not held with that digest (never was, or lost: to be offered again).
+    22 Erase { 0 yes: Vec<SegmentId>, 1 no: Vec<SegmentId>, 2 unknown: Vec<SegmentId> }
     /// Cloud → the older of two sessions of one box: are you still there?
     23 Challenge { 0 nonce: Digest }
     /// Box → cloud: the nonce.

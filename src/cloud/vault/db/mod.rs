@@ -95,6 +95,7 @@ CREATE TABLE segments(
     UNIQUE(box, segment, variant)
 ) STRICT;
 CREATE INDEX segments_recording ON segments(recording, boottime);
+CREATE INDEX segments_camera ON segments(camera, id);
 CREATE INDEX segments_state ON segments(state, opened);
 CREATE TABLE receipts(
     no INTEGER PRIMARY KEY AUTOINCREMENT,

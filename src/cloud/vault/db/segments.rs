@@ -135,6 +135,20 @@ impl Db {
         })
     }
 
+    /// The box whose footage of a camera was committed first.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub fn camera_owner(&self, camera: CameraId) -> Result<Option<BoxId>, DbError> {
+        let owners = self.rows(
+            "SELECT box FROM segments WHERE camera = ?1 AND state = 'committed' ORDER BY id LIMIT 1",
+            params![camera.0],
+            "segment",
+            |r| Ok(Some(BoxId(r.get(0)?))),
+        )?;
+        Ok(owners.into_iter().next())
+    }
+
     /// Up to `limit` committed rows that were not opened yet, after row `after`.
     ///
     /// # Errors

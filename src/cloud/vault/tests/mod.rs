@@ -351,19 +351,19 @@ async fn nothing_is_erased_before_it_opened_and_waited_nor_by_a_cloud_that_has_f
     let locked = committed(send(&vault, peer, &offer, &bytes));
     let ask = |vault: &Vault| vault.may_erase(peer.box_id, &[(ID, offer.sha256)]).expect("answers");
     tokio::time::advance(Duration::from_secs(73 * 3600)).await;
-    assert_eq!(ask(&vault), [false], "not opened");
+    assert_eq!(ask(&vault), [MayErase::No], "not opened");
     vault.set_keyring(world.unlocked());
     assert!(vault.open_earlier(0, 10).expect("opens").is_some());
     assert_eq!(vault.open_earlier(1, 10).expect("opens"), None);
-    assert_eq!(ask(&vault), [true]);
+    assert_eq!(ask(&vault), [MayErase::Yes]);
     assert_ne!(committed(vault.object(peer, &offer)), locked, "a new receipt says opened");
-    assert_eq!(vault.may_erase(peer.box_id, &[(ID, Digest([0; 32]))]).expect("answers"), [false]);
+    assert_eq!(vault.may_erase(peer.box_id, &[(ID, Digest([0; 32]))]).expect("answers"), [MayErase::Unknown]);
     // Yesterday's backup: the database knows nothing of it, or the file is not there.
     let file = folder(world.dir.path(), peer.box_id).join(format!("{ID}.mvs"));
     std::fs::rename(&file, file.with_extension("gone")).expect("renames");
-    assert_eq!(ask(&vault), [false]);
+    assert_eq!(ask(&vault), [MayErase::Unknown]);
     let empty = World::new();
-    assert_eq!(ask(&empty.open()), [false]);
+    assert_eq!(ask(&empty.open()), [MayErase::Unknown]);
     // A receipt that is younger than 72 hours.
     let young = World::new();
     let vault = young.open();
@@ -371,9 +371,9 @@ async fn nothing_is_erased_before_it_opened_and_waited_nor_by_a_cloud_that_has_f
     let offer = object(ID, &bytes, None);
     committed(send(&vault, young.peer(), &offer, &bytes));
     let ask = || vault.may_erase(young.peer().box_id, &[(ID, offer.sha256)]).expect("answers");
-    assert_eq!(ask(), [false]);
+    assert_eq!(ask(), [MayErase::No]);
     tokio::time::advance(Duration::from_secs(73 * 3600)).await;
-    assert_eq!(ask(), [true]);
+    assert_eq!(ask(), [MayErase::Yes]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -493,4 +493,80 @@ async fn a_journal_that_goes_on_behind_another_card_is_kept_and_the_hole_is_said
         JournalAnswer::Kept(card.head(journal::LOG))
     );
     assert!(alarms(&vault).contains(&"journal-elsewhere".to_owned()), "{:?}", alarms(&vault));
+}
+
+fn part_file(world: &World) -> PathBuf {
+    folder(world.dir.path(), world.peer().box_id).join(format!("{ID}.part"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_that_ends_at_a_checkpoint_cannot_take_signed_bytes_away() {
+    let world = World::new();
+    let (vault, peer) = (world.open(), world.peer());
+    let bytes = world.sealed(ID, 20, 1, Some(EndReason::Next));
+    let mut scanner = crate::seal::Scanner::new(world.evidence.public_key());
+    scanner.push(&bytes[..bytes.len() - 300]);
+    let proven = scanner.last().expect("a checkpoint").offset;
+    let live = &bytes[..usize::try_from(proven).expect("small")];
+    vault.live(peer, ID, 0, live).expect("writes");
+    let forged = Object { segment: ID, size: proven, sha256: Digest([7; 32]), cut: None };
+    let answer = vault.object(peer, &forged).expect("answers");
+    assert!(matches!(answer, Answer::Rejected(_)), "{answer:?}");
+    let _ = vault.chunk(peer, ID, 0, &vec![0xee; live.len()]);
+    vault.flush();
+    assert!(std::fs::read(part_file(&world)).expect("there") == live, "the signed live copy is as it came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_holds_less_than_the_database_says_is_asked_for_again() {
+    let world = World::new();
+    let peer = world.peer();
+    let bytes = world.sealed(ID, 20, 1, Some(EndReason::Next));
+    let vault = world.open();
+    vault.live(peer, ID, 0, &bytes[..bytes.len() - 10]).expect("writes");
+    vault.flush();
+    drop(vault);
+    std::fs::OpenOptions::new().write(true).open(part_file(&world)).expect("opens").set_len(500).expect("cuts");
+    let vault = world.open();
+    let offer = object(ID, &bytes, None);
+    let Answer::Have(have) = vault.object(peer, &offer).expect("no error") else { panic!("not complete") };
+    assert!(have.end() <= 500, "{have:?}");
+    assert!(alarms(&vault).contains(&FILE_SHORT.to_owned()));
+    committed(send(&vault, peer, &offer, &bytes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_a_crash_left_behind_the_end_are_not_committed() {
+    use std::io::Write;
+    let world = World::new();
+    let peer = world.peer();
+    let bytes = world.sealed(ID, 20, 1, Some(EndReason::Next));
+    let offer = object(ID, &bytes, None);
+    let vault = world.open();
+    vault.object(peer, &offer).expect("answers");
+    vault.chunk(peer, ID, 0, &bytes[..100]).expect("writes");
+    vault.flush();
+    drop(vault);
+    let mut file = std::fs::OpenOptions::new().write(true).open(part_file(&world)).expect("opens");
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offer.size)).expect("seeks");
+    file.write_all(b"live bytes that were never claimed").expect("writes");
+    let vault = world.open();
+    committed(send(&vault, peer, &offer, &bytes));
+    assert!(std::fs::read(part_file(&world).with_extension("mvs")).expect("there") == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_file_may_be_offered_once_more_after_a_restart() {
+    let world = World::new();
+    let peer = world.peer();
+    let bytes = world.sealed(ID, 20, 1, Some(EndReason::Next));
+    let mut wrong = bytes.clone();
+    wrong[bytes.len() - 300] ^= 1;
+    let offer = object(ID, &bytes, None);
+    let vault = world.open();
+    let answer = send(&vault, peer, &offer, &wrong).expect("answers");
+    assert!(matches!(answer, Answer::Rejected(_)), "{answer:?}");
+    assert_eq!(vault.object(peer, &offer).expect("answers"), answer);
+    drop(vault);
+    committed(send(&world.open(), peer, &offer, &bytes));
 }
