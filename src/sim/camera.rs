@@ -191,14 +191,12 @@ impl Camera {
         self.ask("TEARDOWN", &url, &[], "").await.map(|_| ())
     }
 
-    /// A request without waiting for its answer, as keep-alives are sent.
+    /// Small requests at once, without waiting for answers: the server is busy for a while.
     ///
     /// # Errors
     /// The connection is broken.
-    pub async fn mention(&mut self, method: &str) -> io::Result<()> {
-        let url = self.url.clone();
-        let text = self.text(method, &url, &[], "");
-        self.stream.write_all(text.as_bytes()).await
+    pub async fn chatter(&mut self, requests: usize) -> io::Result<()> {
+        self.stream.write_all("OPTIONS * RTSP/1.0\r\nCSeq: 0\r\n\r\n".repeat(requests).as_bytes()).await
     }
 
     /// One RTP packet of a track.

@@ -42,9 +42,7 @@ async fn the_last_picture_of_a_camera_that_vanishes_is_kept() {
         clip.sender.marks = false;
         clip.send(&mut camera, 47, QUICK).await;
         // While the server answers one after the other, the connection is gone: pictures are behind the requests.
-        for _ in 0..120 {
-            camera.mention("GET_PARAMETER").await.expect("asks");
-        }
+        camera.chatter(1000).await.expect("asks");
         clip.send(&mut camera, 20, Duration::ZERO).await;
         camera.vanish(reset).await.expect("vanishes");
         let session = world.ended(0).await;
@@ -83,9 +81,7 @@ async fn a_newer_session_takes_over_when_the_older_has_delivered_all_that_it_had
         let mut new = Camera::connect(world.script(carrier)).await.expect("connects");
         new.announce().await.expect("announces");
         // Lies in the socket behind requests, or waits for its end, when the new session begins.
-        for _ in 0..120 {
-            old.mention("GET_PARAMETER").await.expect("asks");
-        }
+        old.chatter(1000).await.expect("asks");
         clip.send(&mut old, 10, Duration::ZERO).await;
         let sent = clip.number;
         let goes_on = async {
@@ -183,7 +179,7 @@ async fn pictures_and_sounds_of_one_instant_fall_on_one_instant() {
             sounds += 2;
             if turn == 30 {
                 camera.record().await.expect("goes on");
-                camera.mention("GET_PARAMETER").await.expect("asks");
+                camera.chatter(1).await.expect("asks");
             }
             tokio::time::sleep(LIVE).await;
         }
