@@ -1,7 +1,7 @@
 //! Canonical CBOR: the only encoding in our formats and protocols (RFC 8949 §4.2.1, restricted).
 //!
 //! Maps have small unsigned integer keys in rising order; lengths are definite; integers are shortest; no floats, no
-//! tags; nesting at most 8. One value has one encoding, so that a hash of the bytes is a hash of the value. A field
+//! tags, no null; nesting at most 8. One value has one encoding, so that a hash of the bytes is a hash of the value. A field
 //! that a reader does not know is skipped; what every reader must understand changes the version instead.
 
 use minicbor::data::Type;
@@ -44,6 +44,14 @@ pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], max: usize) -> Result<T, E
     minicbor::decode(bytes).map_err(Error::Shape)
 }
 
+/// Reads the head of an array that must have exactly `len` elements: a longer one would be a second encoding.
+///
+/// # Errors
+/// Another type or length.
+pub fn exactly(d: &mut Decoder<'_>, len: u64) -> Result<(), minicbor::decode::Error> {
+    if d.array()? == Some(len) { Ok(()) } else { Err(minicbor::decode::Error::message("another number of elements")) }
+}
+
 /// Checks that `bytes` is exactly one canonical value.
 ///
 /// # Errors
@@ -75,7 +83,6 @@ fn value(d: &mut Decoder<'_>, all: &[u8], depth: u8) -> Result<(), Error> {
         | Type::I64
         | Type::Int
         | Type::Bool
-        | Type::Null
         | Type::Bytes
         | Type::String => d.skip().map_err(Error::Shape),
         Type::Array => {
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn only_the_shortest_sorted_definite_form_is_canonical() {
-        for good in [&[0x00][..], &[0x18, 24], &[0xa2, 0, 1, 1, 0x41, 7], &[0x82, 0xf5, 0x20], &[0xf6]] {
+        for good in [&[0x00][..], &[0x18, 24], &[0xa2, 0, 1, 1, 0x41, 7], &[0x82, 0xf5, 0x20]] {
             assert!(check(good).is_ok(), "{good:02x?}");
         }
         let deep = [[0x81_u8; 12].as_slice(), &[0]].concat();
@@ -151,6 +158,8 @@ mod tests {
             &[0xc0, 0],
             &[0, 0],
             &[0x42, 1],
+            &[0xf6],
+            &[0xa1, 0, 0xf6],
             &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             &deep,
         ] {

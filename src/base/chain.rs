@@ -32,10 +32,11 @@ pub trait Signer: Send + Sync {
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// Reads a DER SubjectPublicKeyInfo; `None` unless it is a valid P-256 key.
+    /// Reads a DER SubjectPublicKeyInfo; `None` unless it is a valid P-256 key in the one form that the formats know: 91
+    /// bytes, named curve, uncompressed point. Ids are hashes of these bytes.
     #[must_use]
     pub fn from_spki(der: &[u8]) -> Option<Self> {
-        VerifyingKey::from_public_key_der(der).ok().map(Self)
+        VerifyingKey::from_public_key_der(der).ok().map(Self).filter(|key| key.spki() == der)
     }
 
     /// DER SubjectPublicKeyInfo.
@@ -116,7 +117,7 @@ impl fmt::Debug for SoftwareSigner {
 }
 
 /// The end of a log as somebody knows it: sequence number and hash of its last entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, serde::Serialize, serde::Deserialize)]
 #[cbor(array)]
 pub struct Head {
     /// Sequence number of the last entry.
@@ -125,6 +126,13 @@ pub struct Head {
     /// Its link hash.
     #[n(1)]
     pub hash: Digest,
+}
+
+impl<'b, C> Decode<'b, C> for Head {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        cbor::exactly(d, 2)?;
+        Ok(Self { seq: d.decode_with(ctx)?, hash: d.decode_with(ctx)? })
+    }
 }
 
 /// One entry. `kind` and `body` belong to the log's owner; the rest is the chain's.
@@ -355,5 +363,29 @@ mod tests {
         let high = Signature::from_scalars(low.r(), -low.s()).expect("valid");
         assert!(signer.public_key().verifies(&digest, &low.to_bytes().into()));
         assert!(!signer.public_key().verifies(&digest, &high.to_bytes().into()));
+    }
+
+    #[test]
+    fn a_key_has_one_form() {
+        let key = SoftwareSigner::generate().public_key();
+        assert_eq!(PublicKey::from_spki(&key.spki()).as_ref(), Some(&key));
+        assert_eq!(key.spki().len(), 91);
+        // The same key with a compressed point.
+        let point = key.0.to_sec1_point(true);
+        let mut der = key.spki();
+        der.truncate(26);
+        der.extend_from_slice(point.as_bytes());
+        (der[1], der[24]) = (57, 34);
+        assert_eq!(PublicKey::from_spki(&der), None);
+    }
+
+    #[test]
+    fn an_array_with_one_element_more_is_another_encoding_and_refused() {
+        let head = Head { seq: 1, hash: Digest([2; 32]) };
+        let mut bytes = cbor::encode(&head);
+        assert_eq!(cbor::decode::<Head>(&bytes, 100).ok(), Some(head));
+        bytes[0] += 1;
+        bytes.push(0);
+        assert!(cbor::check(&bytes).is_ok() && cbor::decode::<Head>(&bytes, 100).is_err());
     }
 }

@@ -51,7 +51,7 @@ pub struct WallTime(#[n(0)] pub i64);
 pub struct MediaTime(#[n(0)] pub i64);
 
 /// Which run of the box wrote something: the kernel's boot and the count of daemon starts (never reset).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Serialize, Deserialize)]
 #[cbor(array)]
 pub struct Run {
     /// Kernel boot.
@@ -60,6 +60,13 @@ pub struct Run {
     /// Number of this daemon start, counted on internal storage.
     #[n(1)]
     pub start: u32,
+}
+
+impl<'b, C> Decode<'b, C> for Run {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        super::cbor::exactly(d, 2)?;
+        Ok(Self { boot: d.decode_with(ctx)?, start: d.decode_with(ctx)? })
+    }
 }
 
 /// Where an estimate of wall time came from, best last.

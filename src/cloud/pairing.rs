@@ -137,6 +137,9 @@ impl Registry for Boxes {
         self.audit.note("pair-admit", &who, &object, "ok").map_err(|error| failed("audit", &error))?;
         let stored = self.vault.with_db(|db| {
             db.transaction(|db: &Database| {
+                if db.pairings()?.iter().any(|p| p.identity == row.identity && p.box_id != row.box_id) {
+                    return Ok(false);
+                }
                 for earlier in db
                     .pairings()?
                     .iter()
@@ -144,10 +147,14 @@ impl Registry for Boxes {
                 {
                     db.set_pairing_state(earlier.pairing, PairingState::Revoked, now)?;
                 }
-                db.insert_pairing(&row)
+                db.insert_pairing(&row)?;
+                Ok(true)
             })
         });
-        stored.map_err(|error| failed("database", &error))?;
+        if !stored.map_err(|error| failed("database", &error))? {
+            // One TLS key, two evidence keys: not one box.
+            return Err(Refused::BadEvidence);
+        }
         // A box that we know comes back with less journal than it had: alarmed, but paired all the same.
         let peer = Peer { box_id: candidate.box_id, pairing: row.pairing };
         self.vault.check_head(peer, candidate.journal).map_err(|error| failed("journal", &error))?;

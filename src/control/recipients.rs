@@ -243,7 +243,13 @@ fn recipients(stated: Option<&Stated>, kept: &Kept) -> Option<Option<Recipients>
         keys.push(keyfile::read_recovery(&added.public)?);
     }
     let mut seen = std::collections::HashSet::new();
-    keys.retain(|key| seen.insert(key.public));
+    keys.retain(|key| {
+        let usable = key.is_usable();
+        if !usable {
+            tracing::error!(key = %key.id(), "nothing can be sealed to this key: it is left out");
+        }
+        usable && seen.insert(key.public)
+    });
     let organisation = stated.map_or(NO_ORGANISATION, |stated| stated.organisation);
     keys.truncate(MAX_RECIPIENTS);
     Some((!keys.is_empty()).then_some(Recipients { organisation, keys }))
@@ -275,6 +281,17 @@ mod tests {
         again.remove(added.key).expect("removed");
         assert_eq!(*again.watch().borrow(), None);
         assert_eq!(again.remove(added.key).expect_err("gone").code(), "recipient-unknown");
+    }
+
+    #[test]
+    fn a_key_that_nothing_can_be_sealed_to_never_makes_a_set() {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut keyring = Keyring::load(dir.path(), None).expect("empty");
+        let organisation = OrganisationId::random();
+        keyring.state(Stated { organisation, sealing: [0; 32], recovery: Vec::new() });
+        assert_eq!(*keyring.watch().borrow(), None, "no recording rather than footage that nobody can open");
+        keyring.state(Stated { organisation, sealing: [0; 32], recovery: vec![public()] });
+        assert_eq!(keyring.watch().borrow().clone().expect("a set").keys.len(), 1);
     }
 
     #[test]

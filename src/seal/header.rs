@@ -42,7 +42,7 @@ impl SegmentFlags {
 }
 
 /// The DEK for one recipient.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode)]
 #[cbor(array)]
 pub struct Stanza {
     /// 1 = HPKE base mode, X25519 + HKDF-SHA-256 + AES-256-GCM. Others are carried, not understood.
@@ -59,6 +59,18 @@ pub struct Stanza {
     #[n(3)]
     #[cbor(with = "minicbor::bytes")]
     pub ct: Vec<u8>,
+}
+
+impl<'b, C> Decode<'b, C> for Stanza {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        cbor::exactly(d, 4)?;
+        Ok(Self {
+            kind: d.decode_with(ctx)?,
+            key: d.decode_with(ctx)?,
+            enc: minicbor::bytes::decode(d, ctx)?,
+            ct: minicbor::bytes::decode(d, ctx)?,
+        })
+    }
 }
 
 impl Stanza {

@@ -3,6 +3,7 @@
 //! Belongs here: making keys and certificates. Does not belong here: who accepts them (see [`super::tls`]).
 //! Spec: `docs/spec/pairing.md`, "Certificates".
 
+use crate::base::chain::{Signer, SoftwareSigner};
 use crate::base::ids::Digest;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, SerialNumber,
@@ -83,6 +84,18 @@ impl TlsKey {
     #[must_use]
     pub fn spki(&self) -> Spki {
         Spki(rcgen::PublicKeyData::subject_public_key_info(&self.pair))
+    }
+
+    /// Signs a SHA-256 digest: 64 bytes `r ‖ s`, low s, as all signatures outside TLS.
+    ///
+    /// # Panics
+    /// Never: the key was read as P-256 when it was made or loaded.
+    #[must_use]
+    pub fn sign(&self, digest: &Digest) -> [u8; 64] {
+        use p256::pkcs8::DecodePrivateKey;
+        let secret = p256::SecretKey::from_pkcs8_der(&self.pkcs8).expect("a P-256 key");
+        let signer = SoftwareSigner::from_bytes(&secret.to_bytes().into()).expect("a scalar");
+        signer.sign(digest)
     }
 
     pub(super) fn private(&self) -> PrivateKeyDer<'static> {

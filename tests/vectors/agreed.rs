@@ -11,7 +11,7 @@ use mvb::relay::statement::{self, Committed, JournalAck};
 use mvb::relay::wire::control::{Blob, Held, Hello, Message, Object, Span, Subscribe, Welcome};
 use mvb::relay::wire::{ChunkHead, LiveHead};
 use mvb::trust::pairing::Code;
-use mvb::trust::pairing::messages::{BoxRequest, box_proof, cloud_proof, evidence_digest};
+use mvb::trust::pairing::messages::{BoxRequest, box_proof, cloud_proof, evidence_digest, identity_digest};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +24,8 @@ fn pairing() -> Value {
     let nonce = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99";
     let code = Code::with_nonce("Cloud.Example.nl:8443", nonce).expect("a host");
     let evidence = SoftwareSigner::from_bytes(&[7; 32]).expect("a scalar");
-    let identity = SoftwareSigner::from_bytes(&[8; 32]).expect("a scalar").public_key().spki();
+    let own = SoftwareSigner::from_bytes(&[8; 32]).expect("a scalar");
+    let identity = own.public_key().spki();
     let exporter = [9; 32];
     let request = mvb::base::cbor::encode(&BoxRequest {
         host: code.host().to_owned(),
@@ -37,6 +38,7 @@ fn pairing() -> Value {
         journal: Some(Head { seq: 5, hash: Digest([6; 32]) }),
         versions: (1, 1),
         firmware: "0.1.0".into(),
+        identity_signature: own.sign(&identity_digest(&exporter, &evidence.public_key().spki())),
     });
     let answer = [0xa0];
     json!({

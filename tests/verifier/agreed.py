@@ -44,6 +44,9 @@ def pairing(v):
     check("box id", body[5] == sha256(body[3]))
     key = serialization.load_der_public_key(body[3])
     check("evidence", verifies(key, sha256(b"mvb-pair/1 evidence", exporter, body[2]), body[4]))
+    own = serialization.load_der_public_key(body[2])
+    check("identity", verifies(own, sha256(b"mvb-pair/1 identity", exporter, body[3]), body[10]))
+    check("spki", len(body[2]) == len(body[3]) == 91)
 
 
 def relay(v):

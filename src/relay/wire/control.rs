@@ -136,14 +136,28 @@ pub struct Object {
 }
 
 /// A half-open range of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode)]
 #[cbor(array)]
 pub struct Span(#[n(0)] pub u64, #[n(1)] pub u64);
 
+impl<'b, C> Decode<'b, C> for Span {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        cbor::exactly(d, 2)?;
+        Ok(Self(d.decode_with(ctx)?, d.decode_with(ctx)?))
+    }
+}
+
 /// A segment and the digest that was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode)]
 #[cbor(array)]
 pub struct Held(#[n(0)] pub SegmentId, #[n(1)] pub Digest);
+
+impl<'b, C> Decode<'b, C> for Held {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        cbor::exactly(d, 2)?;
+        Ok(Self(d.decode_with(ctx)?, d.decode_with(ctx)?))
+    }
+}
 
 macro_rules! messages {
     ($($(#[$doc:meta])* $number:literal $name:ident { $($(#[$fdoc:meta])* $n:literal $field:ident : $type:ty),* $(,)? })*

@@ -9,7 +9,7 @@ use crate::trust::identity::TlsKey;
 use crate::trust::pairing::Code;
 use crate::trust::pairing::messages::{
     BoxRequest, CloudAnswer, EXPORTER, MAX_MESSAGE, Message, Proved, Refused, VERSION, box_proof, cloud_proof,
-    evidence_digest,
+    evidence_digest, identity_digest,
 };
 use crate::trust::tls;
 use rustls::pki_types::ServerName;
@@ -117,6 +117,7 @@ where
         journal: facts.journal,
         versions: (VERSION, VERSION),
         firmware: facts.firmware.clone(),
+        identity_signature: facts.identity.sign(&identity_digest(&exporter, &evidence.spki())),
     });
     let proof = box_proof(code, &exporter, &request);
     Message::Request(Proved { body: request.clone(), proof }).write(&mut stream).await?;

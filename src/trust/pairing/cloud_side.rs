@@ -12,7 +12,7 @@ use crate::trust::identity::Spki;
 use crate::trust::pairing::Code;
 use crate::trust::pairing::messages::{
     BoxRequest, CloudAnswer, EXPORTER, Exporter, MAX_MESSAGE, Message, Proved, Refused, VERSION, box_proof,
-    cloud_proof, evidence_digest,
+    cloud_proof, evidence_digest, identity_digest,
 };
 use std::collections::HashMap;
 use std::io;
@@ -156,9 +156,10 @@ impl Desk {
             return Err(Refused::WrongSerial);
         }
         let evidence = PublicKey::from_spki(&body.evidence).ok_or(Refused::BadEvidence)?;
-        let identity_ok = PublicKey::from_spki(&body.identity).is_some();
-        let proved = evidence.verifies(&evidence_digest(exporter, &body.identity), &body.evidence_signature);
-        if !identity_ok || !proved || evidence.box_id() != body.box_id {
+        let own = PublicKey::from_spki(&body.identity).ok_or(Refused::BadEvidence)?;
+        let proved = evidence.verifies(&evidence_digest(exporter, &body.identity), &body.evidence_signature)
+            && own.verifies(&identity_digest(exporter, &body.evidence), &body.identity_signature);
+        if !proved || evidence.box_id() != body.box_id {
             return Err(Refused::BadEvidence);
         }
         let identity = Spki(body.identity);

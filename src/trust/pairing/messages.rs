@@ -62,6 +62,10 @@ pub struct BoxRequest {
     /// Firmware, at most 64 bytes.
     #[n(9)]
     pub firmware: String,
+    /// The identity key's signature, see [`identity_digest`].
+    #[n(10)]
+    #[cbor(with = "minicbor::bytes")]
+    pub identity_signature: [u8; 64],
 }
 
 /// CloudAnswer: everything that the box will keep.
@@ -180,9 +184,9 @@ pub enum Refused {
     #[n(11)]
     #[error("the cloud cannot store the pairing now: try again")]
     Unavailable,
-    /// The evidence key's signature does not hold.
+    /// A signature of the evidence or identity key does not hold.
     #[n(12)]
-    #[error("the evidence key does not prove itself")]
+    #[error("the box does not prove its keys")]
     BadEvidence,
 }
 
@@ -285,6 +289,14 @@ pub fn cloud_proof(code: &Code, exporter: &Exporter, request: &[u8], answer: &[u
 pub fn evidence_digest(exporter: &Exporter, identity: &[u8]) -> crate::base::ids::Digest {
     let hash =
         Sha256::new().chain_update(b"mvb-pair/1 evidence").chain_update(exporter).chain_update(identity).finalize();
+    crate::base::ids::Digest(hash.into())
+}
+
+/// What the identity key signs: SHA-256("mvb-pair/1 identity" ‖ exporter ‖ evidence SPKI).
+#[must_use]
+pub fn identity_digest(exporter: &Exporter, evidence: &[u8]) -> crate::base::ids::Digest {
+    let hash =
+        Sha256::new().chain_update(b"mvb-pair/1 identity").chain_update(exporter).chain_update(evidence).finalize();
     crate::base::ids::Digest(hash.into())
 }
 

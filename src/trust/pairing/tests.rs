@@ -155,6 +155,7 @@ async fn forged(cloud: &Cloud, code: &Code, identity: &TlsKey) -> Result<CloudAn
         journal: None,
         versions: (1, 1),
         firmware: "1".into(),
+        identity_signature: [0; 64],
     });
     Message::Request(Proved { body, proof: [1; 32] }).write(&mut stream).await.expect("writes");
     match Message::read(&mut stream).await.expect("reads") {
@@ -241,4 +242,41 @@ async fn garbage_is_answered_with_a_reason_or_dropped() {
         assert_eq!(answer, [0, 0, 0, 4, 3, 0xa1, 0, 8], "{bytes:02x?}");
     }
     assert_eq!(cloud.counters.total("pair-malformed"), 4);
+}
+
+#[test]
+fn a_box_must_hold_both_keys_that_it_names() {
+    use crate::base::cbor;
+    use crate::trust::pairing::cloud_side::{Desk, Verdict};
+    use crate::trust::pairing::messages::{BoxRequest, Proved, box_proof, evidence_digest, identity_digest};
+    let code = Code::with_nonce("cloud.example", [1; 10]).expect("a host");
+    let now = tokio::time::Instant::now();
+    let mut desk = Desk::default();
+    desk.create(code.clone(), None, now);
+    let (evidence, identity, other) =
+        (SoftwareSigner::generate(), SoftwareSigner::generate(), SoftwareSigner::generate());
+    let exporter = [3; 32];
+    let mut judge = |by: &SoftwareSigner, signed: [u8; 32]| {
+        let (own, spki) = (identity.public_key().spki(), evidence.public_key().spki());
+        let body = cbor::encode(&BoxRequest {
+            host: code.host().into(),
+            code_id: code.id(),
+            evidence_signature: evidence.sign(&evidence_digest(&exporter, &own)),
+            identity_signature: by.sign(&identity_digest(&signed, &spki)),
+            identity: own,
+            evidence: spki,
+            box_id: evidence.public_key().box_id(),
+            serial: "S-1".into(),
+            journal: None,
+            versions: (1, 1),
+            firmware: "1".into(),
+        });
+        let proof = box_proof(&code, &exporter, &body);
+        let from = std::net::IpAddr::from([127, 0, 0, 1]);
+        desk.judge(&Proved { body, proof }, &exporter, from, now).map(|verdict| matches!(verdict, Verdict::Admit(_)))
+    };
+    let refused = |judged: Result<bool, Refused>| judged.expect_err("refused").code();
+    assert_eq!(refused(judge(&other, exporter)), "pair-bad-evidence", "an identity that it does not hold");
+    assert_eq!(refused(judge(&identity, [4; 32])), "pair-bad-evidence", "a signature from another session");
+    assert_eq!(judge(&identity, exporter), Ok(true));
 }
