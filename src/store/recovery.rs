@@ -132,7 +132,7 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
     for folder in [SEGMENTS, journal::FOLDER] {
         volume.make_folder(folder).map_err(card("make", folder))?;
     }
-    let (card_id, new_card) = card_id(volume.as_ref())?;
+    let card_id = card_id(volume.as_ref())?;
     let heads = Heads::load(&internal).map_err(|source| Error::Internal { action: "read the head", source })?;
     let (receipts, kept) =
         Receipts::open(&internal).map_err(|source| Error::Internal { action: "read receipts", source })?;
@@ -153,12 +153,12 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
     // 2. Does it reach what internal storage knows?
     let reached = walk.position.as_ref().map(|position| position.head);
     let known = heads.as_ref().and_then(|heads| heads.card(card_id));
-    let expected = match (known, new_card || reached.is_none() && known.is_none()) {
+    let expected = match (known, reached) {
         (Some(known), _) => Some(known.head),
         // A card that we do not know, with a journal of ours: it must reach the last head, or it was rolled back and
         // has lost its name.
-        (None, false) => heads.as_ref().and_then(|heads| heads.head),
-        (None, true) => None,
+        (None, Some(_)) => heads.as_ref().and_then(|heads| heads.head),
+        (None, None) => None,
     };
     let rolled_back = match expected {
         None => false,
@@ -254,8 +254,8 @@ fn count(counters: &Counters, recovered: &[Recovered], strays: &[Stray]) {
     strays.iter().for_each(|stray| counters.add(stray.code, 1));
 }
 
-/// The card's name, made and synced if it has none; and whether it had none.
-fn card_id(volume: &dyn Volume) -> Result<(CardId, bool), Error> {
+/// The card's name, made and synced if it has none.
+fn card_id(volume: &dyn Volume) -> Result<CardId, Error> {
     let there = match read_all(volume, CARD_ID, 64) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -265,7 +265,7 @@ fn card_id(volume: &dyn Volume) -> Result<(CardId, bool), Error> {
         data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim_ascii()).ok().and_then(|id| CardId::try_from(id).ok())
     });
     if let Some(id) = id {
-        return Ok((id, false));
+        return Ok(id);
     }
     let id: CardId = random_bytes();
     if there.is_none() {
@@ -275,8 +275,7 @@ fn card_id(volume: &dyn Volume) -> Result<(CardId, bool), Error> {
     write_all_at(volume, CARD_ID, 0, text.as_bytes()).map_err(card("write", CARD_ID))?;
     volume.sync(CARD_ID).map_err(card("sync", CARD_ID))?;
     volume.release(CARD_ID);
-    // A half-written name is a card of a moment ago; it has nothing on it that a name could protect.
-    Ok((id, true))
+    Ok(id)
 }
 
 /// The catalog with everything that the card's journal says; rebuilt if it cannot be trusted.

@@ -24,8 +24,16 @@ use tracing::{info, warn};
 /// A checkpoint each second, made durable within the next: the bound of what a cut takes on a healthy card.
 const LOSS_BOUND: Duration = Duration::from_secs(2);
 
+/// Signed frames that unsynced bytes hold at most: those of two checkpoint seconds and an END.
+const UNSYNCED_SIGNED: u32 = 3;
+
 fn is_recovery(reason: EndReason) -> bool {
     matches!(reason, EndReason::PowerCut | EndReason::Crash)
+}
+
+/// Whether signatures fail that were durable before the power went.
+fn is_altered(scan: &Scan) -> bool {
+    scan.fault.is_some_and(|fault| fault.proven && fault.signed > UNSYNCED_SIGNED)
 }
 
 /// Where recovery works.
@@ -135,6 +143,15 @@ impl Desk<'_> {
                     let (lost, from, end) = self.end(&segment, &scan, &scanner, reason)?;
                     ends.extend(end.map(|end| (id, end)));
                     (lost, from)
+                }
+                Some((scan, _)) if is_altered(&scan) => {
+                    // More signatures fail than a power cut can spoil: somebody changed it, or the card rots. The file is
+                    // proof of that, and stays.
+                    warn!(segment = %id, "an open segment was altered; it is left as it is");
+                    db.set_damaged(id).map_err(catalog("mark a segment"))?;
+                    self.append(&JournalEntry::Alarm { code: "segment-damaged".into() });
+                    unknown.strays.push(Stray { name: format!("{id}.mvs"), code: "damaged" });
+                    (scan.size, opened_at)
                 }
                 scan => {
                     torn.push(id);

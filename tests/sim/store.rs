@@ -519,6 +519,44 @@ async fn a_card_that_was_rolled_back_is_left_alone_until_it_is_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_card_that_was_rolled_back_and_lost_its_name_is_noticed_all_the_same() {
+    let mut scene = Scene::new(1);
+    let mut rig = scene.open();
+    scene.begin(&mut rig);
+    scene.record(&mut rig, 0..120, true).await;
+    let old = scene.volume.survivor(Loss::Lost, 0);
+    scene.record(&mut rig, 120..240, true).await;
+    assert!(rig.shut_down(scene.now()));
+    drop(rig);
+    scene.reboot(old.snapshot());
+    scene.volume.unlink("card.id").expect("there");
+    let rig = scene.open();
+    assert!(rig.opened.alarms.contains(&"card-rolled-back"), "{:?}", rig.opened.alarms);
+    assert!(rig.opened.recovered.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_segment_that_was_altered_while_the_power_was_off_is_not_taken_for_a_torn_one() {
+    let mut scene = Scene::new(1);
+    let mut rig = scene.open();
+    scene.begin(&mut rig);
+    scene.record(&mut rig, 0..100, true).await;
+    let card = scene.volume.survivor(Loss::Lost, 0);
+    drop(rig);
+    scene.reboot(card);
+    let files = scene.volume.files();
+    let (path, bytes) = files.iter().find(|(path, _)| path.starts_with("segments/")).expect("one");
+    let camera = scene.cameras[0].0;
+    let at = bytes.windows(16).position(|window| window == camera).expect("the header names it");
+    scene.volume.flip(path, at, 1);
+    let altered = scene.volume.files()[path].clone();
+    let rig = scene.open();
+    assert_eq!(scene.volume.files().get(path), Some(&altered), "proof, and it stays");
+    assert_eq!(rig.opened.strays.iter().map(|stray| stray.code).collect::<Vec<_>>(), ["damaged"]);
+    assert!(rig.offers(&scene.recipients).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_card_goes_on_with_the_journal_and_the_old_one_is_known_when_it_returns() {
     let mut scene = Scene::new(1);
     let mut rig = scene.open();
