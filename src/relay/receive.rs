@@ -14,7 +14,7 @@ use crate::base::chain::{self, Signed};
 use crate::base::ids::{CameraId, Digest};
 use crate::base::reason::{Coded, Counters};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -187,6 +187,7 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
         jobs: Some(jobs),
         streams: JoinSet::new(),
         subscribed: BTreeMap::new(),
+        watched: watch::Sender::default(),
         cameras: Vec::new(),
         next_subscription: 1,
         credit: None,
@@ -238,6 +239,8 @@ struct Session {
     jobs: Option<mpsc::Sender<Job>>,
     streams: JoinSet<Result<(), Violation>>,
     subscribed: BTreeMap<CameraId, u32>,
+    /// Their cameras, for those who read streams.
+    watched: watch::Sender<BTreeSet<CameraId>>,
     cameras: Vec<CameraId>,
     next_subscription: u32,
     credit: Option<u64>,
@@ -295,7 +298,8 @@ impl Session {
                     if changed.is_err() {
                         return Ok(End::Quiet("shutdown".into()));
                     }
-                    self.subscribe(&wanted.borrow_and_update().clone());
+                    wanted.borrow_and_update();
+                    self.subscribe();
                 }
                 _ = tick.tick() => {
                     if self.awaited.is_some_and(|(_, since)| since.elapsed() >= CHALLENGE) {
@@ -307,10 +311,13 @@ impl Session {
         }
     }
 
-    fn tell(&self, message: Message) {
-        if self.control.try_send(message).is_err() {
+    /// Puts a message on its way; false if the queue is full, which is counted.
+    fn tell(&self, message: Message) -> bool {
+        let queued = self.control.try_send(message).is_ok();
+        if !queued {
             self.shared.counters.add("relay-control-full", 1);
         }
+        queued
     }
 
     fn tick(&mut self) {
@@ -318,38 +325,48 @@ impl Session {
         let total = received.saturating_add(self.shared.vault.credit(&self.party));
         // The total never falls: what was allowed stays allowed, a full disk only stops its growth.
         if self.credit.is_none_or(|before| total > before) {
-            self.credit = Some(total);
+            // Allowed before it is said; when the queue is full it is said again at the next tick.
             self.account.allowed.store(total, Ordering::Relaxed);
-            self.tell(Message::Credit { total });
+            if self.tell(Message::Credit { total }) {
+                self.credit = Some(total);
+            }
         }
     }
 
-    fn subscribe(&mut self, wanted: &[Subscribe]) {
-        let mine = |camera: &CameraId| self.cameras.contains(camera);
+    /// Subscribes to what somebody looks at and the box has, and ends what is over.
+    fn subscribe(&mut self) {
+        let wanted: Vec<Subscribe> = {
+            let wanted = self.shared.wanted.borrow();
+            wanted.iter().filter(|want| self.cameras.contains(&want.camera)).cloned().collect()
+        };
         let over: Vec<_> = self
             .subscribed
             .keys()
             .filter(|camera| !wanted.iter().any(|want| want.camera == **camera))
             .copied()
             .collect();
-        let new: Vec<_> =
-            wanted.iter().filter(|w| mine(&w.camera) && !self.subscribed.contains_key(&w.camera)).cloned().collect();
         for camera in over {
             if let Some(id) = self.subscribed.remove(&camera) {
                 self.tell(Message::Unsubscribe { id });
             }
         }
-        for mut want in new {
+        for mut want in wanted {
+            if self.subscribed.contains_key(&want.camera) {
+                continue;
+            }
             want.id = self.next_subscription;
             self.next_subscription += 1;
             self.subscribed.insert(want.camera, want.id);
             self.tell(Message::Subscribe(want));
         }
+        self.watched.send_replace(self.subscribed.keys().copied().collect());
     }
 
     async fn message(&mut self, message: Message) -> Result<(), End> {
         match message {
-            Message::TimeAsk { at } => self.tell(Message::Time { at, wall: self.shared.vault.now() }),
+            Message::TimeAsk { at } => {
+                self.tell(Message::Time { at, wall: self.shared.vault.now() });
+            }
             Message::Object(object) => self.job(Job::Object(object)).await,
             Message::Journal { entries } => {
                 let entries = entries
@@ -375,14 +392,7 @@ impl Session {
                 self.shared.watcher.cameras(&self.party, &cameras, at);
                 self.cameras = cameras;
                 // A camera that went away is subscribed to again when it is back.
-                let gone: Vec<_> = self.subscribed.keys().filter(|c| !self.cameras.contains(c)).copied().collect();
-                for camera in gone {
-                    if let Some(id) = self.subscribed.remove(&camera) {
-                        self.tell(Message::Unsubscribe { id });
-                    }
-                }
-                let wanted = self.shared.wanted.borrow().clone();
-                self.subscribe(&wanted);
+                self.subscribe();
             }
             Message::Alive { nonce } => {
                 if self.awaited.take().map(|(awaited, _)| awaited) != Some(nonce) {
@@ -409,63 +419,98 @@ impl Session {
 
     fn stream(&mut self, stream: Incoming) {
         let Some(jobs) = self.jobs.clone() else { return };
-        let (party, watcher) = (self.party.clone(), self.shared.watcher.clone());
-        self.streams.spawn(read_stream(stream, jobs, party, watcher));
+        let reader = StreamReader {
+            jobs,
+            party: self.party.clone(),
+            watcher: self.shared.watcher.clone(),
+            watched: self.watched.subscribe(),
+            counters: self.shared.counters.clone(),
+        };
+        self.streams.spawn(reader.read(stream));
     }
 }
 
-/// Reads one stream: the fragments of a frame, or one chunk. A stream that the box gave up is no violation; one that it
-/// ended in the middle of a piece is.
-async fn read_stream(
-    mut stream: Incoming,
+/// Reads one stream: the fragments of a frame, or one chunk.
+struct StreamReader {
     jobs: mpsc::Sender<Job>,
     party: Arc<Party>,
     watcher: Arc<dyn Watcher>,
-) -> Result<(), Violation> {
-    let mut kind = [0];
-    loop {
+    watched: watch::Receiver<BTreeSet<CameraId>>,
+    counters: Counters,
+}
+
+impl StreamReader {
+    /// A stream that the box gave up is no violation; one that it ended in the middle of a piece is.
+    async fn read(self, mut stream: Incoming) -> Result<(), Violation> {
+        let mut kind = [0];
         match stream.fill(&mut kind).await {
             Fill::Full => {}
             Fill::Short => return Err(Violation::Length),
             Fill::End | Fill::GivenUp => return Ok(()),
         }
         match kind[0] {
-            stream::LIVE => {
-                let mut head = [0; LiveHead::SIZE];
-                head[0] = kind[0];
-                if !filled(&mut stream, &mut head[1..]).await? {
-                    return Ok(());
-                }
-                let head = LiveHead::from_bytes(&head)?;
-                let mut bytes = vec![0; head.len as usize];
-                if !filled(&mut stream, &mut bytes).await? {
-                    return Ok(());
-                }
+            stream::LIVE => self.live(stream).await,
+            stream::CHUNK => self.chunk(stream).await,
+            _ => Err(Violation::UnknownType),
+        }
+    }
+
+    /// The fragments of one frame; the first byte was read.
+    async fn live(&self, mut stream: Incoming) -> Result<(), Violation> {
+        let mut frame = None;
+        loop {
+            let mut head = [0; LiveHead::SIZE];
+            head[0] = stream::LIVE;
+            if !filled(&mut stream, &mut head[1..]).await? {
+                return Ok(());
+            }
+            let head = LiveHead::from_bytes(&head)?;
+            let of = LiveHead { offset: 0, len: 0, ..head };
+            if *frame.get_or_insert(of) != of {
+                return Err(Violation::Malformed);
+            }
+            let mut bytes = vec![0; head.len as usize];
+            if !filled(&mut stream, &mut bytes).await? {
+                return Ok(());
+            }
+            if self.watched.borrow().contains(&head.camera) {
                 let bytes = Bytes::from(bytes);
-                watcher.live(&party, &head, &bytes);
-                if jobs.send(Job::Live(head, bytes)).await.is_err() {
+                self.watcher.live(&self.party, &head, &bytes);
+                if self.jobs.send(Job::Live(head, bytes)).await.is_err() {
                     return Ok(());
                 }
+            } else {
+                // On its way when the subscription ended, or never asked for.
+                self.counters.add("live-unsubscribed", 1);
             }
-            stream::CHUNK => {
-                let mut head = [0; ChunkHead::SIZE];
-                head[0] = kind[0];
-                if !filled(&mut stream, &mut head[1..]).await? {
-                    return Ok(());
-                }
-                let head = ChunkHead::from_bytes(&head)?;
-                let mut bytes = vec![0; head.len as usize];
-                if !filled(&mut stream, &mut bytes).await? {
-                    return Ok(());
-                }
-                let _ = jobs.send(Job::Chunk(head, bytes.into())).await;
-                // Read to its end: a stream that is dropped before looks to the box as if it were refused.
-                return match stream.fill(&mut kind).await {
-                    Fill::Full | Fill::Short => Err(Violation::Length),
-                    Fill::End | Fill::GivenUp => Ok(()),
-                };
+            let mut kind = [0];
+            match stream.fill(&mut kind).await {
+                Fill::Full if kind[0] == stream::LIVE => {}
+                // A stream carries one frame, or one chunk.
+                Fill::Full => return Err(Violation::Malformed),
+                Fill::Short => return Err(Violation::Length),
+                Fill::End | Fill::GivenUp => return Ok(()),
             }
-            _ => return Err(Violation::UnknownType),
+        }
+    }
+
+    /// One chunk; the first byte was read.
+    async fn chunk(&self, mut stream: Incoming) -> Result<(), Violation> {
+        let mut head = [0; ChunkHead::SIZE];
+        head[0] = stream::CHUNK;
+        if !filled(&mut stream, &mut head[1..]).await? {
+            return Ok(());
+        }
+        let head = ChunkHead::from_bytes(&head)?;
+        let mut bytes = vec![0; head.len as usize];
+        if !filled(&mut stream, &mut bytes).await? {
+            return Ok(());
+        }
+        let _ = self.jobs.send(Job::Chunk(head, bytes.into())).await;
+        // Read to its end: a stream that is dropped before looks to the box as if it were refused.
+        match stream.fill(&mut [0]).await {
+            Fill::Full | Fill::Short => Err(Violation::Length),
+            Fill::End | Fill::GivenUp => Ok(()),
         }
     }
 }

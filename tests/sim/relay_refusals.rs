@@ -7,6 +7,7 @@ use mvb::base::chain::{Signed, Signer, SoftwareSigner};
 use mvb::base::ids::{BondId, BoxId, CameraId, Digest, OrganisationId, PairingId, RecordingId, SegmentId};
 use mvb::base::reason::Counters;
 use mvb::base::units::{BootTime, WallTime};
+use mvb::cloud::live::Viewer;
 use mvb::cloud::vault::PairingState;
 use mvb::relay::link::{Class, Control, Dialer, Link};
 use mvb::relay::quic::{QuicLink, QuicListener};
@@ -68,6 +69,16 @@ impl Scene {
         say(&mut control, Message::Hello(self.hello())).await;
         assert!(matches!(hear(&mut control).await, Some(Message::Welcome(_))));
         (link, control)
+    }
+
+    /// Has a session whose camera somebody looks at, as long as the viewer lives.
+    async fn watched(&self, camera: CameraId) -> (QuicLink, Control, Viewer) {
+        let viewer = self.cloud.hub.watch(camera);
+        let (link, mut control) = self.greeted().await;
+        say(&mut control, Message::Cameras { cameras: vec![camera], at: BootTime(1) }).await;
+        let asked = async { while !matches!(hear(&mut control).await.expect("goes on"), Message::Subscribe(_)) {} };
+        tokio::time::timeout(SOON, asked).await.expect("a subscription");
+        (link, control, viewer)
     }
 
     /// The link ends with the code, which is counted.
@@ -222,6 +233,9 @@ fn a_wrong_stream_ends_the_session_with_its_code() {
     let long = LiveHead { len: 16 * 1024 + 1, frame_len: 32 * 1024, ..live() };
     let outside = LiveHead { offset: 1, ..live() };
     let far = LiveHead { frame: 1 << 40, ..live() };
+    let first = [&LiveHead { len: 2, ..live() }.to_bytes()[..], b"ab"].concat();
+    let second = LiveHead { frame: 4, offset: 2, len: 2, ..live() };
+    let elsewhere = LiveHead { segment: SegmentId([9; 16]), offset: 2, len: 2, ..live() };
     let mut flags = live().to_bytes().to_vec();
     flags[3] = 8;
     let chunk = ChunkHead { segment: SegmentId([1; 16]), offset: 0, len: 4 };
@@ -236,6 +250,9 @@ fn a_wrong_stream_ends_the_session_with_its_code() {
         ("a reserved flag", with(&flags, b"abcd"), "relay-malformed"),
         ("outside its frame", with(&outside.to_bytes(), b"abcd"), "relay-outside"),
         ("beyond any file", with(&far.to_bytes(), b"abcd"), "relay-outside"),
+        ("two frames", with(&first, &with(&second.to_bytes(), b"cd")), "relay-malformed"),
+        ("two segments", with(&first, &with(&elsewhere.to_bytes(), b"cd")), "relay-malformed"),
+        ("a chunk behind live", with(&first, &with(&chunk.to_bytes(), b"abcd")), "relay-malformed"),
         ("a chunk cut off", with(&chunk.to_bytes(), b"abc"), "relay-length"),
         ("a reserved byte", with(&reserved, b"abcd"), "relay-malformed"),
         ("a chunk of nothing", with(&ChunkHead { len: 0, ..chunk }.to_bytes(), b""), "relay-length"),
@@ -244,9 +261,7 @@ fn a_wrong_stream_ends_the_session_with_its_code() {
     ];
     runtime().block_on(async {
         for (what, bytes, code) in cases {
-            let (link, mut control) = scene.greeted().await;
-            // Credit has come.
-            while !matches!(hear(&mut control).await, Some(Message::Credit { .. })) {}
+            let (link, _control, _viewer) = scene.watched(live().camera).await;
             let _ = link.send(Class::Live, vec![Bytes::from(bytes)], None).await;
             scene.refused(what, &link, code).await;
         }
@@ -561,4 +576,24 @@ fn links_that_say_nothing_make_room_and_words_of_later_versions_are_skipped_befo
         say(&mut control, Message::Hello(scene.hello())).await;
         assert!(matches!(hear(&mut control).await, Some(Message::Welcome(_))));
     });
+}
+
+#[test]
+fn live_that_nobody_asked_for_is_neither_kept_nor_a_violation() {
+    let scene = Scene::new(0);
+    runtime().block_on(async {
+        let (link, mut control, _viewer) = scene.watched(CameraId([7; 16])).await;
+        let piece = Bytes::from([&live().to_bytes()[..], b"abcd"].concat());
+        link.send(Class::Live, vec![piece], None).await.expect("sent");
+        let dropped = async {
+            while scene.cloud.counters.total("live-unsubscribed") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, dropped).await.expect("counted");
+        say(&mut control, Message::TimeAsk { at: BootTime(7) }).await;
+        let goes_on = async { while !matches!(hear(&mut control).await.expect("goes on"), Message::Time { .. }) {} };
+        tokio::time::timeout(SOON, goes_on).await.expect("an answer");
+    });
+    assert!(scene.cloud.rows(scene.machine.box_id(), live().segment).is_empty(), "nothing was stored");
 }
