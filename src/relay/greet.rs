@@ -73,6 +73,11 @@ pub(super) async fn greet<L: Link>(
     if !matches!(tokio::task::spawn_blocking(move || keeper.began(pairing)).await, Ok(Ok(()))) {
         return Err(Ended::Link("pairing-not-stored".into()));
     }
+    let source = shared.source.clone();
+    let (organisation, known) = (party.organisation, welcome.journal);
+    if !matches!(tokio::task::spawn_blocking(move || source.session_began(organisation, known)).await, Ok(Ok(()))) {
+        return Err(Ended::Link("store-stopped".into()));
+    }
     Ok(welcome)
 }
 

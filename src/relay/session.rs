@@ -346,15 +346,14 @@ impl<L: Link> Session<L> {
                 }
                 let named = std::mem::take(&mut self.erase_named);
                 let asked = |segments: Vec<SegmentId>| segments.into_iter().filter(|s| named.contains(s)).collect();
-                let (yes, mut no): (Vec<_>, Vec<_>) = (asked(yes), asked(no));
-                no.extend(asked(unknown));
-                if yes.is_empty() && no.is_empty() {
+                let (yes, no, unknown): (Vec<_>, Vec<_>, Vec<_>) = (asked(yes), asked(no), asked(unknown));
+                if yes.is_empty() && no.is_empty() && unknown.is_empty() {
                     self.unasked();
                     return None;
                 }
                 let source = self.shared.source.clone();
                 self.answer(move || {
-                    if let Err(error) = source.erase_answered(&yes, &no) {
+                    if let Err(error) = source.erase_answered(&yes, &no, &unknown) {
                         tracing::error!(%error, "erasing failed");
                     }
                     Event::Done

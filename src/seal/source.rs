@@ -104,8 +104,18 @@ pub trait SegmentSource: Send + Sync {
     /// Called whenever something new may be offered; set once by the relay.
     fn on_change(&self, wake: Box<dyn Fn() + Send + Sync>);
 
-    /// Committed segments of the organisation that the store would like to erase, with the digest that was committed,
-    /// oldest first: for ERASE?. Empty while the card has room.
+    /// A session with the organisation's cloud begins, which has our journal up to `known`: what it said in an earlier
+    /// session is no permission any more, and if it has less than it acknowledged it is asked about everything again.
+    ///
+    /// # Errors
+    /// The store has stopped.
+    fn session_began(&self, _organisation: OrganisationId, _known: Option<Head>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Committed segments of the organisation, with the digest that was committed, oldest first, for ERASE?: those that
+    /// the store would like to erase; while the card has room, a page of all of them, so that a cloud that lost some is
+    /// noticed before room is needed.
     ///
     /// # Errors
     /// The catalog cannot be read.
@@ -113,11 +123,12 @@ pub trait SegmentSource: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The cloud's fresh answer to ERASE?: those in `yes` may go, those in `no` must stay, whatever a receipt says.
+    /// The cloud's fresh answer to ERASE?: those in `yes` may go, those in `no` must stay, whatever a receipt says; those
+    /// in `unknown` it does not hold: their receipts are void, and they are offered again.
     ///
     /// # Errors
     /// The catalog cannot be written.
-    fn erase_answered(&self, _yes: &[SegmentId], _no: &[SegmentId]) -> io::Result<()> {
+    fn erase_answered(&self, _yes: &[SegmentId], _no: &[SegmentId], _unknown: &[SegmentId]) -> io::Result<()> {
         Ok(())
     }
 }

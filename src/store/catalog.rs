@@ -72,6 +72,18 @@ pub(crate) struct Totals {
     pub(crate) absent: u64,
 }
 
+/// A committed segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uploaded {
+    pub(crate) segment: SegmentId,
+    /// As committed.
+    pub(crate) sha256: Digest,
+    /// Its receipt says that the cloud could open it.
+    pub(crate) opened: bool,
+    /// The journal entry that closed it.
+    pub(crate) seq: u64,
+}
+
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -299,6 +311,17 @@ impl Catalog {
             .map(|_| ())
     }
 
+    /// All receipts, as internal storage has them.
+    pub(crate) fn set_receipts(&self, receipts: &[Receipt]) -> Result<()> {
+        self.0.execute("DELETE FROM receipts", [])?;
+        receipts.iter().try_for_each(|receipt| self.receipt(receipt))
+    }
+
+    /// The cloud does not hold it: the segment is offered again.
+    pub(crate) fn withdraw_receipt(&self, segment: SegmentId) -> Result<()> {
+        self.0.execute("DELETE FROM receipts WHERE id = ?", [segment.0]).map(|_| ())
+    }
+
     /// The journal's last run, and whether anything of it is known.
     pub(crate) fn last_run(&self) -> Result<Option<Run>> {
         self.0
@@ -431,19 +454,32 @@ impl Catalog {
         rows.collect()
     }
 
-    /// Committed segments that are not held, oldest first; only those whose receipt says `opened`.
-    pub(crate) fn uploaded(
+    /// Committed segments that are not held, oldest first.
+    pub(crate) fn uploaded(&self, limit: usize) -> Result<Vec<Uploaded>> {
+        self.uploaded_after(None, 0, limit)
+    }
+
+    /// Committed segments of an organisation (of all if `None`) that are not held and were closed after the journal entry
+    /// `after`, oldest first.
+    pub(crate) fn uploaded_after(
         &self,
         organisation: Option<OrganisationId>,
+        after: u64,
         limit: usize,
-    ) -> Result<Vec<(SegmentId, Digest)>> {
+    ) -> Result<Vec<Uploaded>> {
         let mut query = self.0.prepare_cached(
-            "SELECT s.id, s.sha256 FROM segments s JOIN receipts r ON r.id = s.id AND r.sha256 = s.sha256
-             WHERE s.destroyed IS NULL AND s.held = 0 AND s.damaged = 0 AND s.present = 1 AND r.opened = 1
-             AND (?1 IS NULL OR s.organisation = ?1) ORDER BY s.closed_seq LIMIT ?2",
+            "SELECT s.id, s.sha256, r.opened, s.closed_seq FROM segments s
+             JOIN receipts r ON r.id = s.id AND r.sha256 = s.sha256
+             WHERE s.destroyed IS NULL AND s.held = 0 AND s.damaged = 0 AND s.present = 1
+             AND (?1 IS NULL OR s.organisation = ?1) AND s.closed_seq > ?2 ORDER BY s.closed_seq LIMIT ?3",
         )?;
-        let rows = query.query_map(params![organisation.map(|o| o.0), number(limit as u64)], |row| {
-            Ok((SegmentId(id(row, 0)?), Digest(id(row, 1)?)))
+        let rows = query.query_map(params![organisation.map(|o| o.0), number(after), number(limit as u64)], |row| {
+            Ok(Uploaded {
+                segment: SegmentId(id(row, 0)?),
+                sha256: Digest(id(row, 1)?),
+                opened: row.get(2)?,
+                seq: count(row.get(3)?),
+            })
         })?;
         rows.collect()
     }

@@ -10,7 +10,7 @@
 //! which the cloud said no is not erased on the strength of a receipt: a cloud restored from a backup may have lost it.
 //! While the cloud may still answer for an uploaded segment, nothing of 2 to 4 is erased.
 
-use crate::base::ids::{Digest, SegmentId};
+use crate::base::ids::SegmentId;
 use crate::base::units::BootTime;
 use crate::store::catalog::{Catalog, Cause};
 use std::collections::{HashMap, HashSet};
@@ -35,6 +35,11 @@ pub(crate) struct Permissions {
 }
 
 impl Permissions {
+    /// A session begins: what another said, or the same cloud in another state, is not fresh any more.
+    pub(crate) fn session_began(&mut self) {
+        self.yes.clear();
+    }
+
     pub(crate) fn answered(&mut self, yes: &[SegmentId], no: &[SegmentId], now: BootTime) {
         self.yes.retain(|_, at| now.since(*at) < FRESH);
         if self.yes.len() + self.no.len() > MAX_ANSWERS {
@@ -68,19 +73,21 @@ impl Permissions {
         let short = *self.short.get_or_insert(now);
         let heard = self.answered.map_or(short, |at| at.max(short));
         let reachable = now.since(heard) < REACHABLE;
-        let uploaded: Vec<(SegmentId, Digest)> = catalog.uploaded(None, MAX_ANSWERS)?;
+        let uploaded = catalog.uploaded(MAX_ANSWERS)?;
         let mut chosen: Vec<_> = uploaded
             .iter()
-            .filter(|(segment, _)| self.yes.get(segment).is_some_and(fresh))
-            .map(|(segment, _)| (*segment, Cause::Uploaded))
+            .filter(|one| self.yes.get(&one.segment).is_some_and(fresh))
+            .map(|one| (one.segment, Cause::Uploaded))
             .take(limit)
             .collect();
         if chosen.is_empty() {
-            let mut receipts = uploaded.iter().filter(|(segment, _)| !self.no.contains(segment)).peekable();
-            if reachable && receipts.peek().is_some() {
+            let mut waiting = uploaded.iter().filter(|one| !self.no.contains(&one.segment)).peekable();
+            if reachable && waiting.peek().is_some() {
                 return Ok(Vec::new());
             }
-            chosen = receipts.map(|(segment, _)| (*segment, Cause::Receipt)).take(limit).collect();
+            // Alone, a receipt counts only if it says that the cloud could open the file.
+            let receipts = waiting.filter(|one| one.opened);
+            chosen = receipts.map(|one| (one.segment, Cause::Receipt)).take(limit).collect();
         }
         if chosen.is_empty() {
             chosen =

@@ -5,6 +5,7 @@ use crate::base::chain::Head;
 use crate::base::ids::{Digest, SegmentId};
 use crate::seal::Receipt;
 use minicbor::{Decode, Encode};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -96,7 +97,8 @@ struct Kept {
     statement: Vec<u8>,
 }
 
-/// `receipts.log`: `u32 big-endian length ‖ canonical CBOR`, appended and synced one by one.
+/// `receipts.log`: `u32 big-endian length ‖ canonical CBOR`, appended and synced one by one. An entry without a statement
+/// withdraws the segment's receipt: the cloud has said that it does not hold it.
 pub(crate) struct Receipts {
     path: PathBuf,
     file: File,
@@ -110,10 +112,14 @@ impl Receipts {
     pub(crate) fn open(folder: &Path) -> io::Result<(Self, Vec<Receipt>)> {
         let path = folder.join("receipts.log");
         let bytes = crate::base::fs::read_if_exists(&path, u64::MAX)?.unwrap_or_default();
-        let mut found = Vec::new();
+        let mut found: BTreeMap<SegmentId, Receipt> = BTreeMap::new();
         let mut at = 0;
         while let Some((receipt, used)) = bytes.get(at..).and_then(read_receipt) {
-            found.push(receipt);
+            if receipt.statement.is_empty() {
+                found.remove(&receipt.segment);
+            } else {
+                found.insert(receipt.segment, receipt);
+            }
             at += used;
         }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
@@ -121,7 +127,16 @@ impl Receipts {
             file.set_len(at as u64)?;
         }
         file.sync_all()?;
-        Ok((Self { path, file }, found))
+        Ok((Self { path, file }, found.into_values().collect()))
+    }
+
+    /// Withdraws a segment's receipt durably.
+    ///
+    /// # Errors
+    /// Internal storage failed; the receipt still counts.
+    pub(crate) fn withdraw(&mut self, segment: SegmentId) -> io::Result<()> {
+        let (sha256, statement) = (Digest([0; 32]), Vec::new());
+        self.keep(&Receipt { segment, size: 0, sha256, opened: false, statement })
     }
 
     /// Keeps a receipt durably.
@@ -182,7 +197,10 @@ mod tests {
         let (mut log, found) = Receipts::open(dir.path()).expect("opens");
         assert_eq!(found, [receipt(1)]);
         log.keep(&receipt(3)).expect("keeps");
-        assert_eq!(Receipts::open(dir.path()).expect("opens").1, [receipt(1), receipt(3)]);
+        log.withdraw(receipt(1).segment).expect("keeps");
+        assert_eq!(Receipts::open(dir.path()).expect("opens").1, [receipt(3)]);
+        log.keep(&receipt(1)).expect("keeps");
+        assert_eq!(Receipts::open(dir.path()).expect("opens").1, [receipt(1), receipt(3)], "given again");
     }
 
     #[test]

@@ -140,9 +140,7 @@ pub(crate) fn open(options: Options) -> Result<(Opened, Writer, Receiver<Op>), E
     // 1. The journal, as far as the card has it.
     let path = internal.join("catalog.db");
     let (mut catalog_db, walk) = caught_up(&path, volume.as_ref(), &key, card_id, &mut alarms)?;
-    catalog_db
-        .transaction(|db| kept.iter().try_for_each(|receipt| db.receipt(receipt)))
-        .map_err(catalog("read receipts"))?;
+    catalog_db.transaction(|db| db.set_receipts(&kept)).map_err(catalog("read receipts"))?;
     if walk.holes > 0 {
         alarms.push("journal-hole");
     }

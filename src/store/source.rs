@@ -5,6 +5,7 @@
 use crate::base::chain::{Head, PublicKey, Signed};
 use crate::base::ids::{Digest, OrganisationId, SegmentId};
 use crate::base::reason::Counters;
+use crate::base::units::BootTime;
 use crate::seal::{JournalEntry, Receipt, SegmentOffer, SegmentSource};
 use crate::store::catalog::{Catalog, Totals};
 use crate::store::journal;
@@ -17,6 +18,10 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The cloud is asked about everything this often: 48 bytes for each segment.
+const WALK_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Handle to the store; cheap to clone. Methods block on the disk: call them off the runtime. They wait for the writer,
 /// which ends when the recorder has stopped or when the last handle is gone.
@@ -30,8 +35,21 @@ struct Inner {
     lane: Arc<Lane>,
     shared: Arc<Shared>,
     reader: Mutex<Catalog>,
+    walk: Mutex<Walk>,
     /// Refused twice by the cloud although the file is as the journal says: not offered again in this run.
     refused: Mutex<HashSet<SegmentId>>,
+}
+
+/// How far the cloud has been asked about everything that it gave receipts for.
+#[derive(Default)]
+struct Walk {
+    organisation: Option<OrganisationId>,
+    /// Journal entry that closed the last one asked about.
+    after: u64,
+    /// When all of them had been.
+    ended: Option<BootTime>,
+    /// The head that the cloud acknowledged last in this run.
+    acknowledged: Option<Head>,
 }
 
 /// What the writer tells everybody.
@@ -100,8 +118,8 @@ impl Store {
         reader: Catalog,
     ) -> Self {
         let key = stand.signer.public_key();
-        let (reader, refused) = (Mutex::new(reader), Mutex::default());
-        Self(Arc::new(Inner { volume, stand, key, lane, shared, reader, refused }))
+        let (reader, walk, refused) = (Mutex::new(reader), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { volume, stand, key, lane, shared, reader, walk, refused }))
     }
 
     pub(crate) fn stand(&self) -> &Stand {
@@ -243,6 +261,7 @@ impl SegmentSource for Store {
     }
 
     fn journal_acknowledged(&self, head: Head, statement: &[u8]) -> io::Result<()> {
+        locked(&self.0.walk).acknowledged = Some(head);
         Ok(self.journal_entry(JournalEntry::Acknowledged { head, statement: statement.to_vec() })?)
     }
 
@@ -250,18 +269,55 @@ impl SegmentSource for Store {
         *locked(&self.0.shared.wake) = Some(Arc::from(wake));
     }
 
-    fn erase_candidates(&self, organisation: OrganisationId, limit: usize) -> io::Result<Vec<(SegmentId, Digest)>> {
-        // Asked for in time: while a tenth of the card is still free.
-        let plenty = |space: Space| space.free > space.total / 10 && !self.0.shared.short.load(Ordering::Relaxed);
-        if self.0.shared.space().is_none_or(plenty) {
-            return Ok(Vec::new());
+    fn session_began(&self, organisation: OrganisationId, known: Option<Head>) -> io::Result<()> {
+        let behind = {
+            let mut walk = locked(&self.0.walk);
+            let behind = walk.acknowledged.is_some_and(|head| known.is_none_or(|known| known.seq < head.seq));
+            if behind || walk.organisation != Some(organisation) {
+                *walk = Walk { organisation: Some(organisation), ..Walk::default() };
+            }
+            behind
+        };
+        if behind {
+            tracing::warn!("the cloud has less than it acknowledged: it is asked about everything again");
+            self.0.shared.counters.add("cloud-behind", 1);
         }
-        let read = locked(&self.0.reader).uploaded(Some(organisation), limit);
-        Ok(read.map_err(|source| Error::Catalog { action: "list what may be erased", source })?)
+        Ok(self.call(|writer| writer.permissions.session_began())?)
     }
 
-    fn erase_answered(&self, yes: &[SegmentId], no: &[SegmentId]) -> io::Result<()> {
-        let (yes, no) = (yes.to_vec(), no.to_vec());
-        Ok(self.call(move |writer| writer.permissions.answered(&yes, &no, writer.clock.boottime()))?)
+    fn erase_candidates(&self, organisation: OrganisationId, limit: usize) -> io::Result<Vec<(SegmentId, Digest)>> {
+        let plenty = |space: Space| space.free > space.total / 10 && !self.0.shared.short.load(Ordering::Relaxed);
+        let now = self.0.stand.clock.boottime();
+        let after = if self.0.shared.space().is_none_or(plenty) {
+            let mut walk = locked(&self.0.walk);
+            if walk.ended.is_some_and(|at| now.since(at) < WALK_EVERY) {
+                return Ok(Vec::new());
+            }
+            if walk.ended.take().is_some() {
+                walk.after = 0;
+            }
+            walk.after
+        } else {
+            // Asked for in time: while a tenth of the card is still free.
+            0
+        };
+        let read = locked(&self.0.reader).uploaded_after(Some(organisation), after, limit);
+        let found = read.map_err(|source| Error::Catalog { action: "list what may be erased", source })?;
+        let mut walk = locked(&self.0.walk);
+        match found.last() {
+            Some(last) => walk.after = last.seq,
+            None => walk.ended = Some(now),
+        }
+        Ok(found.into_iter().map(|one| (one.segment, one.sha256)).collect())
+    }
+
+    fn erase_answered(&self, yes: &[SegmentId], no: &[SegmentId], unknown: &[SegmentId]) -> io::Result<()> {
+        let (yes, no, unknown) = (yes.to_vec(), no.to_vec(), unknown.to_vec());
+        let withdrawn = self.call(move |writer| {
+            writer.permissions.answered(&yes, &no, writer.clock.boottime());
+            writer.withdraw(&unknown)
+        })?;
+        self.0.shared.wake();
+        Ok(withdrawn?)
     }
 }

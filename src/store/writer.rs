@@ -376,6 +376,23 @@ impl Writer {
         self.catalog.receipt(receipt).map_err(catalog)
     }
 
+    /// The cloud does not hold these: their receipts are withdrawn, durably, and they are offered again.
+    ///
+    /// # Errors
+    /// Internal storage or the catalog cannot be written; those before the error are withdrawn.
+    pub(crate) fn withdraw(&mut self, segments: &[SegmentId]) -> Result<(), Error> {
+        for segment in segments {
+            warn!(%segment, "the cloud does not hold what it gave a receipt for: offered again");
+            self.receipts
+                .withdraw(*segment)
+                .map_err(|source| Error::Internal { action: "withdraw a receipt", source })?;
+            let catalog = |source| Error::Catalog { action: "withdraw a receipt", source };
+            self.catalog.withdraw_receipt(*segment).map_err(catalog)?;
+            self.shared.counters.add("receipt-withdrawn", 1);
+        }
+        Ok(())
+    }
+
     /// Compares a finished file with the journal; marks it `damaged` if it differs. True if it is sound.
     ///
     /// # Errors

@@ -259,6 +259,53 @@ fn a_receipt_that_the_box_lost_is_given_again() {
     drop(line);
 }
 
+/// Everything under `from`, as it is now.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("reads");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copies");
+        }
+    }
+}
+
+#[test]
+fn a_cloud_restored_from_yesterdays_backup_is_given_again_what_it_forgot() {
+    let ground = Ground::new();
+    let cloud = Cloud::start(&ground, None, None, 0);
+    let machine = Machine::new(&ground.recipients);
+    let pairing = PairingId::random();
+    cloud.pair(&machine, pairing, PairingState::Active);
+    let address = cloud.address;
+    drop(cloud);
+    let backup = tempfile::tempdir().expect("a folder");
+    copy(ground.folder.path(), backup.path());
+
+    let cloud = Cloud::start(&ground, Some(address), None, 0);
+    let all = machine.record(3, 4, 5_000);
+    let line = Line::start(&machine, &ground, address, pairing, Arc::new(machine.store.clone()));
+    until("all is committed", || machine.uncommitted().is_empty());
+    drop(cloud);
+    for entry in std::fs::read_dir(ground.folder.path()).expect("lists") {
+        let path = entry.expect("reads").path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("removes");
+    }
+    copy(backup.path(), ground.folder.path());
+    let cloud = Cloud::start(&ground, Some(address), None, 0);
+    assert!(cloud.rows(machine.box_id(), all[0]).is_empty(), "it has forgotten");
+    until("the receipts are withdrawn", || machine.store.counters().total("receipt-withdrawn") == all.len() as u64);
+    until("all is there again", || {
+        all.iter().all(|id| cloud.rows(machine.box_id(), *id).iter().any(|row| row.state == FileState::Committed))
+    });
+    until("new receipts", || machine.uncommitted().is_empty());
+    drop(line);
+    check(&machine, &cloud, &ground, &all);
+}
+
 #[test]
 fn a_cloud_that_falls_over_before_its_commit_says_yes_only_afterwards() {
     let ground = Ground::new();

@@ -852,7 +852,7 @@ async fn a_full_card_gives_up_what_is_dispensable_first_and_held_footage_never()
             assert!(!gone(&scene, 4) || scene.volume.space().expect("space").free < 600_000);
         }
     }
-    scene.record(&mut rig, 0..200, true).await;
+    scene.record(&mut rig, 0..400, true).await;
     assert!(rig.counters.total("erased-not-uploaded") > 0, "then what was never uploaded, counted");
     for (at, why) in [(1, "the cloud said no"), (2, "never opened"), (3, "held")] {
         assert!(!gone(&scene, at), "{why}");
