@@ -30,7 +30,7 @@ use tokio::sync::watch;
 /// Alarm: two runs of one box answer at the same time.
 pub const CLONE: &str = "clone";
 /// Handshakes and sessions at a time; more are dropped.
-const MAX_LINKS: usize = 1024;
+pub const MAX_LINKS: usize = 1024;
 
 /// Why boxes cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -33,7 +33,9 @@ const STOPPING: Duration = Duration::from_secs(1);
 const MAX_FIRMWARE: usize = 64;
 /// Streams of one box that are read at a time.
 const MAX_STREAMS: usize = 512;
-/// Jobs that wait for the worker: at most this many pieces of 64 KiB.
+/// A box that takes no answer for this long is left: it does not read its control stream.
+const ANSWERING: Duration = Duration::from_secs(10);
+/// Jobs that wait for a worker: at most this many pieces of 64 KiB.
 const JOBS: usize = 128;
 
 /// What all sessions share; cheap to clone.
@@ -49,6 +51,27 @@ pub struct Shared {
     pub wanted: watch::Receiver<Vec<Subscribe>>,
     /// Reasons.
     pub counters: Counters,
+}
+
+/// The queues of a session's two workers: live, journal and questions never wait for the backlog.
+#[derive(Clone)]
+struct Jobs {
+    prompt: mpsc::Sender<Job>,
+    backlog: mpsc::Sender<Job>,
+}
+
+impl Jobs {
+    fn queue(&self, job: &Job) -> &mpsc::Sender<Job> {
+        match job {
+            Job::Object(_) | Job::Chunk(..) => &self.backlog,
+            Job::Live(..) | Job::Journal(_) | Job::Erase(_) => &self.prompt,
+        }
+    }
+
+    /// Waits for room; false if the worker is gone.
+    async fn send(&self, job: Job) -> bool {
+        self.queue(&job).send(job).await.is_ok()
+    }
 }
 
 enum Job {
@@ -157,7 +180,8 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
     shared.watcher.began(party, &hello);
 
     let (control, queue) = mpsc::channel(256);
-    let (jobs, todo) = mpsc::channel(JOBS);
+    let (prompt, live) = mpsc::channel(JOBS);
+    let (backlog, files) = mpsc::channel(JOBS);
     let mut helpers = JoinSet::new();
     helpers.spawn(write_all(writer, queue));
     let (messages, mut incoming) = mpsc::channel(64);
@@ -176,15 +200,27 @@ async fn serve(link: &QuicLink, party: &Arc<Party>, shared: &Shared, stop: &Canc
     });
     // Ends by itself when the last sender of jobs is gone.
     let account = Arc::<Account>::default();
-    let worker = {
+    let worker = |todo| {
         let (vault, party, control, account) = (shared.vault.clone(), party.clone(), control.clone(), account.clone());
-        tokio::task::spawn_blocking(move || work(&*vault, &party, todo, &control, &account))
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let say = |message| answer(&runtime, &control, message);
+            work(&*vault, &party, todo, &say, &account)
+        })
+    };
+    let (mut prompt_worker, mut backlog_worker) = (worker(live), worker(files));
+    let worker = async {
+        tokio::select! {
+            done = &mut prompt_worker => done,
+            done = &mut backlog_worker => done,
+        }
     };
     let mut session = Session {
         party: party.clone(),
         shared: shared.clone(),
         control,
-        jobs: Some(jobs),
+        jobs: Jobs { prompt, backlog },
+        pending: None,
         streams: JoinSet::new(),
         subscribed: BTreeMap::new(),
         watched: watch::Sender::default(),
@@ -236,7 +272,9 @@ struct Session {
     party: Arc<Party>,
     shared: Shared,
     control: mpsc::Sender<Message>,
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Jobs,
+    /// Waits for room in its queue; until then no message is read.
+    pending: Option<Job>,
     streams: JoinSet<Result<(), Violation>>,
     subscribed: BTreeMap<CameraId, u32>,
     /// Their cameras, for those who read streams.
@@ -255,7 +293,7 @@ impl Session {
         link: &QuicLink,
         incoming: &mut mpsc::Receiver<Result<Message, Result<(), Violation>>>,
         seat: &mut Seat,
-        mut worker: tokio::task::JoinHandle<Result<(), Trouble>>,
+        worker: impl Future<Output = Result<Result<(), Trouble>, tokio::task::JoinError>>,
         stop: &CancellationToken,
     ) -> Result<End, End> {
         // Faster than a round trip would help nobody; the disk's free space is looked at as often.
@@ -263,6 +301,8 @@ impl Session {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wanted = self.shared.wanted.clone();
         wanted.mark_changed();
+        let jobs = self.jobs.clone();
+        tokio::pin!(worker);
         if self.challenged.is_some() {
             tracing::warn!(box_id = %self.party.box_id, "a new run of the box while an older session is open: asking it");
         }
@@ -280,8 +320,15 @@ impl Session {
                     self.awaited = Some((nonce, Instant::now()));
                     self.tell(Message::Challenge { nonce });
                 }
-                message = incoming.recv() => match message {
-                    Some(Ok(message)) => self.message(message).await?,
+                room = jobs.queue(self.pending.as_ref().unwrap_or(&Job::Erase(Vec::new()))).reserve(),
+                    if self.pending.is_some() => {
+                    // A worker that is gone is noticed above.
+                    if let (Ok(room), Some(job)) = (room, self.pending.take()) {
+                        room.send(job);
+                    }
+                }
+                message = incoming.recv(), if self.pending.is_none() => match message {
+                    Some(Ok(message)) => self.message(message)?,
                     Some(Err(Err(violation))) => return Err(violation.into()),
                     Some(Err(Ok(()))) | None => return Ok(End::Quiet("relay-control-ended".into())),
                 },
@@ -362,12 +409,12 @@ impl Session {
         self.watched.send_replace(self.subscribed.keys().copied().collect());
     }
 
-    async fn message(&mut self, message: Message) -> Result<(), End> {
+    fn message(&mut self, message: Message) -> Result<(), End> {
         match message {
             Message::TimeAsk { at } => {
                 self.tell(Message::Time { at, wall: self.shared.vault.now() });
             }
-            Message::Object(object) => self.job(Job::Object(object)).await,
+            Message::Object(object) => self.pending = Some(Job::Object(object)),
             Message::Journal { entries } => {
                 let entries = entries
                     .iter()
@@ -377,13 +424,13 @@ impl Session {
                         Err(_) => Err(Violation::BadJournal),
                     })
                     .collect::<Result<_, _>>()?;
-                self.job(Job::Journal(entries)).await;
+                self.pending = Some(Job::Journal(entries));
             }
             Message::EraseAsk { segments } => {
                 if segments.len() > MAX_LIST {
                     return Err(Violation::TooMany.into());
                 }
-                self.job(Job::Erase(segments)).await;
+                self.pending = Some(Job::Erase(segments));
             }
             Message::Cameras { cameras, at } => {
                 if cameras.len() > 256 {
@@ -410,17 +457,9 @@ impl Session {
         Ok(())
     }
 
-    async fn job(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            // A worker that is gone is noticed by the loop.
-            let _ = jobs.send(job).await;
-        }
-    }
-
     fn stream(&mut self, stream: Incoming) {
-        let Some(jobs) = self.jobs.clone() else { return };
         let reader = StreamReader {
-            jobs,
+            jobs: self.jobs.clone(),
             party: self.party.clone(),
             watcher: self.shared.watcher.clone(),
             watched: self.watched.subscribe(),
@@ -432,7 +471,7 @@ impl Session {
 
 /// Reads one stream: the fragments of a frame, or one chunk.
 struct StreamReader {
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs,
     party: Arc<Party>,
     watcher: Arc<dyn Watcher>,
     watched: watch::Receiver<BTreeSet<CameraId>>,
@@ -476,7 +515,7 @@ impl StreamReader {
             if self.watched.borrow().contains(&head.camera) {
                 let bytes = Bytes::from(bytes);
                 self.watcher.live(&self.party, &head, &bytes);
-                if self.jobs.send(Job::Live(head, bytes)).await.is_err() {
+                if !self.jobs.send(Job::Live(head, bytes)).await {
                     return Ok(());
                 }
             } else {
@@ -531,21 +570,33 @@ struct Account {
     allowed: AtomicU64,
 }
 
-/// The session's worker: one job after another, off the runtime.
+/// Puts an answer on its way; waits for a box that reads slowly, but not for one that does not read. Not on the runtime.
+fn answer(runtime: &tokio::runtime::Handle, control: &mpsc::Sender<Message>, message: Message) -> Result<(), Trouble> {
+    match control.try_send(message) {
+        Ok(()) => Ok(()),
+        // The session is over.
+        Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        Err(mpsc::error::TrySendError::Full(message)) => runtime
+            .block_on(async { tokio::time::timeout(ANSWERING, control.send(message)).await })
+            .map(|_| ())
+            .map_err(|_| Trouble::Failed("relay-control-stuck")),
+    }
+}
+
+/// One of the session's workers: one job after another, off the runtime.
 fn work(
     vault: &dyn Vault,
     party: &Party,
     mut todo: mpsc::Receiver<Job>,
-    control: &mpsc::Sender<Message>,
+    say: &dyn Fn(Message) -> Result<(), Trouble>,
     account: &Account,
 ) -> Result<(), Trouble> {
     let answer = |segment, answer| {
-        let message = match answer {
+        say(match answer {
             Answer::Have(ranges) => Message::Have { segment, ranges },
             Answer::Committed(statement) => Message::Committed { statement: Blob(statement) },
             Answer::Rejected(reason) => Message::Rejected { segment, reason },
-        };
-        let _ = control.blocking_send(message);
+        })
     };
     while let Some(job) = todo.blocking_recv() {
         match job {
@@ -556,22 +607,22 @@ fn work(
                     return Err(Trouble::Violation(Violation::Unasked));
                 }
                 if let Some(said) = vault.chunk(party, head.segment, head.offset, &bytes)? {
-                    answer(head.segment, said);
+                    answer(head.segment, said)?;
                 }
             }
-            Job::Object(object) => answer(object.segment, vault.object(party, &object)?),
+            Job::Object(object) => answer(object.segment, vault.object(party, &object)?)?,
             Job::Journal(entries) => match vault.journal(party, &entries)? {
                 JournalAnswer::Kept(statement) => {
-                    let _ = control.blocking_send(Message::JournalAck { statement: Blob(statement) });
+                    say(Message::JournalAck { statement: Blob(statement) })?;
                 }
                 JournalAnswer::After(head) => {
-                    let _ = control.blocking_send(Message::JournalAfter { head });
+                    say(Message::JournalAfter { head })?;
                 }
                 JournalAnswer::Forked => {}
             },
             Job::Erase(asked) => {
                 let Erasable { yes, no, unknown } = vault.erase(party, &asked)?;
-                let _ = control.blocking_send(Message::Erase { yes, no, unknown });
+                say(Message::Erase { yes, no, unknown })?;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Failure, Global, Outcome, passphrase};
 use crate::cloud::app::App;
+use crate::cloud::boxes::MAX_LINKS;
 use crate::cloud::config::Overrides;
 use crate::cloud::keys::Keys;
 use std::net::SocketAddr;
@@ -47,6 +48,8 @@ pub(super) fn run(global: &Global, args: Args) -> Outcome {
         if Keys::exist(&config.data) { args.passphrase.unattended()? } else { args.passphrase.obtain(true)? };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Each session has two workers for its life; the rest is for everything else that blocks.
+        .max_blocking_threads(2 * MAX_LINKS + 64)
         .build()
         .map_err(|error| Failure::new("runtime", format!("cannot start worker threads: {error}")))?;
     runtime.block_on(async {
