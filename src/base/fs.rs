@@ -16,12 +16,27 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut beside = name.to_owned();
     beside.push(".new");
     let beside = folder.join(beside);
+    step()?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    step()?;
     file.write_all(bytes)?;
+    step()?;
     file.sync_all()?;
+    step()?;
     std::fs::rename(&beside, path)?;
+    step()?;
     File::open(folder)?.sync_all()
 }
+
+/// Comes before each operation of [`replace`]: where tests cut the power.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "fails in tests only")]
+fn step() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use faults::step;
 
 /// The file's bytes, or `None` if it does not exist.
 ///
@@ -35,6 +50,53 @@ pub fn read_if_exists(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
             Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} bytes, at most {max} expected", meta.len())))
         }
         Ok(_) => std::fs::read(path).map(Some),
+    }
+}
+
+/// Operations of [`replace`] that fail, for tests of what a power cut or a failing card leaves behind. Per thread.
+#[cfg(test)]
+pub mod faults {
+    use std::cell::Cell;
+    use std::io;
+
+    /// What happens to the operation whose turn it is.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Fault {
+        /// It fails, and so does every later one: the power is gone.
+        Cut,
+        /// It fails; later ones succeed.
+        Once,
+    }
+
+    thread_local! {
+        static PLAN: Cell<Option<(u32, Fault)>> = const { Cell::new(None) };
+        static REACHED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Runs `work`: `after` operations succeed, then the fault comes. Gives back whether it was reached.
+    pub fn with<T>(after: u32, fault: Fault, work: impl FnOnce() -> T) -> (T, bool) {
+        PLAN.set(Some((after, fault)));
+        REACHED.set(false);
+        let done = work();
+        PLAN.set(None);
+        (done, REACHED.get())
+    }
+
+    pub(super) fn step() -> io::Result<()> {
+        match PLAN.get() {
+            None => Ok(()),
+            Some((0, fault)) => {
+                REACHED.set(true);
+                if fault == Fault::Once {
+                    PLAN.set(None);
+                }
+                Err(io::Error::other("the test's fault"))
+            }
+            Some((left, fault)) => {
+                PLAN.set(Some((left - 1, fault)));
+                Ok(())
+            }
+        }
     }
 }
 

@@ -99,8 +99,7 @@ impl Agreement {
     pub fn open(state: &Path) -> Result<Self, AgreementError> {
         let root = FileRoot::open(&state.join("device-root"))?;
         let mut secrets = SecretsFile::open(&state.join("secrets"), &root)?;
-        let mut pairings = Pairings::open(&state.join("pairing.json"))?;
-        finish_wipe(&mut pairings, &mut secrets)?;
+        let pairings = Pairings::open(&state.join("pairing.json"), &mut secrets)?;
         let keyring = Keyring::load(state, stated(&pairings))?;
         let inner = Inner { secrets, pairings, keyring };
         let agreement = Self {
@@ -308,18 +307,6 @@ fn stated(pairings: &Pairings) -> Option<Stated> {
         sealing: keys.sealing_key,
         recovery: keys.recovery_keys.clone(),
     })
-}
-
-/// A wipe that a power cut interrupted left a pairing without its identity: it is wiped to the end.
-fn finish_wipe(pairings: &mut Pairings, secrets: &mut SecretsFile) -> Result<(), StateError> {
-    let kept = [pairings.current(), pairings.pending()];
-    let half: Vec<PairingId> = kept
-        .into_iter()
-        .flatten()
-        .map(|pairing| pairing.answer.pairing)
-        .filter(|id| matches!(pairings.identity(*id, secrets), Err(StateError::OtherPairing)))
-        .collect();
-    half.into_iter().try_for_each(|id| pairings.wipe(id, secrets))
 }
 
 /// The keys that footage would be sealed to.

@@ -142,7 +142,8 @@ impl SecretsFile {
             return Ok(file);
         };
         let sealed = || SecretsError::Sealed { path: path.to_owned() };
-        let plain = open(&key, FILE_MAGIC, &bytes).ok_or_else(sealed)?;
+        let body = bytes.strip_prefix(FILE_MAGIC).ok_or_else(sealed)?;
+        let plain = open(&key, FILE_MAGIC, body).ok_or_else(sealed)?;
         let mut contents: Contents = cbor::decode(&plain, plain.len()).map_err(|_| sealed())?;
         let evidence = <[u8; 32]>::try_from(contents.evidence.as_slice()).map_err(|_| sealed())?;
         if SoftwareSigner::from_bytes(&evidence).is_none() {
@@ -174,16 +175,45 @@ impl SecretsFile {
         self.named.get(name).map(|value| value.as_slice())
     }
 
+    /// Names of all values that begin with `room`.
+    pub fn names<'a>(&'a self, room: &'a str) -> impl Iterator<Item = &'a str> {
+        self.named.keys().map(String::as_str).filter(move |name| name.starts_with(room))
+    }
+
     /// Sets or removes a named value; durable when it returns.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written; the value is then as before.
     pub fn set_named(&mut self, name: &str, value: Option<Vec<u8>>) -> Result<(), SecretsError> {
+        let before = self.put(name, value.map(Zeroizing::new));
+        let saved = self.save();
+        if saved.is_err() {
+            self.put(name, before);
+        }
+        saved
+    }
+
+    /// Removes named values at once; durable when it returns.
+    ///
+    /// # Errors
+    /// The file cannot be written; the values are then as before.
+    pub fn remove(&mut self, names: &[String]) -> Result<(), SecretsError> {
+        let before: Vec<_> = names.iter().filter_map(|name| self.named.remove_entry(name)).collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        let saved = self.save();
+        if saved.is_err() {
+            self.named.extend(before);
+        }
+        saved
+    }
+
+    fn put(&mut self, name: &str, value: Option<Zeroizing<Vec<u8>>>) -> Option<Zeroizing<Vec<u8>>> {
         match value {
-            Some(value) => self.named.insert(name.to_owned(), Zeroizing::new(value)),
+            Some(value) => self.named.insert(name.to_owned(), value),
             None => self.named.remove(name),
-        };
-        self.save()
+        }
     }
 
     fn save(&self) -> Result<(), SecretsError> {
@@ -192,8 +222,8 @@ impl SecretsFile {
             named: self.named.iter().map(|(name, value)| Named { name: name.clone(), value: value.to_vec() }).collect(),
         };
         let plain = Zeroizing::new(cbor::encode(&contents));
-        fs::replace(&self.path, &seal(&self.key, FILE_MAGIC, &plain), 0o600)
-            .map_err(|source| SecretsError::Io { path: self.path.clone(), source })
+        let sealed = [&FILE_MAGIC[..], &seal(&self.key, FILE_MAGIC, &plain)].concat();
+        fs::replace(&self.path, &sealed, 0o600).map_err(|source| SecretsError::Io { path: self.path.clone(), source })
     }
 }
 
@@ -237,7 +267,7 @@ fn stretch(passphrase: &[u8], salt: &[u8; 16], memory: u32, passes: u32) -> Opti
     Some(key)
 }
 
-/// `aad` ‖ nonce ‖ ciphertext ‖ tag for magics; the nonce is random: a key seals far fewer than 2^32 versions of a file.
+/// nonce ‖ ciphertext ‖ tag; the nonce is random: a key seals far fewer than 2^32 versions of a file.
 fn seal(key: &[u8; 32], aad: &[u8], plain: &[u8]) -> Vec<u8> {
     let nonce = random_bytes::<12>();
     let mut buf = [&nonce[..], plain].concat();
@@ -245,11 +275,10 @@ fn seal(key: &[u8; 32], aad: &[u8], plain: &[u8]) -> Vec<u8> {
         .encrypt_inout_detached(&Nonce::from(nonce), aad, (&mut buf[12..]).into())
         .expect("secrets are far below the cipher's limit");
     buf.extend_from_slice(&tag);
-    if aad == FILE_MAGIC { [aad, &buf].concat() } else { buf }
+    buf
 }
 
 fn open(key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let sealed = if aad == FILE_MAGIC { sealed.strip_prefix(FILE_MAGIC)? } else { sealed };
     let (nonce, rest) = sealed.split_first_chunk::<12>()?;
     let (body, tag) = rest.split_last_chunk::<TAG>()?;
     let mut plain = Zeroizing::new(body.to_vec());

@@ -9,6 +9,8 @@ pub mod code;
 pub mod messages;
 pub mod state;
 #[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod tests;
 
 pub use code::Code;

@@ -17,6 +17,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const MAX_FILE: u64 = 256 * 1024;
+/// Most issuer keys in a set of pins.
+const MAX_ISSUERS: usize = 4;
+/// The identities in the secrets file.
+const IDENTITIES: &str = "identity/";
 /// The identity that is used for the next pairing, kept before the code is tried.
 const NEXT_IDENTITY: &str = "identity/next";
 
@@ -94,11 +98,11 @@ pub struct Pairings {
 }
 
 impl Pairings {
-    /// Reads the file; a missing one is an unpaired box.
+    /// Reads the file and ends what a power cut interrupted; a missing file is an unpaired box.
     ///
     /// # Errors
-    /// `Io`, `Damaged`.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    /// `Io`, `Damaged`, `Secrets`.
+    pub fn open(path: &Path, secrets: &mut SecretsFile) -> Result<Self, StateError> {
         let bytes =
             fs::read_if_exists(path, MAX_FILE).map_err(|source| StateError::Io { path: path.to_owned(), source })?;
         let file = match bytes {
@@ -106,7 +110,13 @@ impl Pairings {
             Some(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| StateError::Damaged { path: path.to_owned(), source })?,
         };
-        Ok(Self { path: path.to_owned(), file })
+        let mut pairings = Self { path: path.to_owned(), file };
+        // A wipe takes the key first: a pairing without one is wiped to the end.
+        let half = |kept: &Pairing| secrets.named(&identity_name(kept.answer.pairing)).is_none();
+        let half: Vec<PairingId> = pairings.kept().filter(|kept| half(kept)).map(|kept| kept.answer.pairing).collect();
+        half.into_iter().try_for_each(|id| pairings.wipe(id, secrets))?;
+        pairings.tidy(secrets);
+        Ok(pairings)
     }
 
     /// The pairing that had a session.
@@ -152,39 +162,36 @@ impl Pairings {
     /// Keeps a new pairing as pending; its keys are used for new footage from now on only once it is confirmed.
     ///
     /// # Errors
-    /// `Io`, `Secrets`.
+    /// `Io`, `Secrets`; what was kept before is then kept still.
     pub fn begin(&mut self, host: &str, answer: CloudAnswer, secrets: &mut SecretsFile) -> Result<(), StateError> {
+        if self.file.current.as_ref().is_some_and(|current| current.answer.pairing == answer.pairing) {
+            return Ok(());
+        }
+        // The key first: a crash in between leaves a key without pairing, and the next identity to ask again with.
         let identity = self.next_identity(secrets)?;
         secrets.set_named(&identity_name(answer.pairing), Some(identity.pkcs8().to_vec()))?;
-        let replaced = self.file.pending.take();
         let generation = Generation(answer.generation);
-        self.file.pending = Some(Pairing { host: host.to_owned(), answer, generation });
-        self.save()?;
-        secrets.set_named(NEXT_IDENTITY, None)?;
-        if let Some(replaced) = replaced.filter(|old| Some(old.answer.pairing) != self.pending_id()) {
-            secrets.set_named(&identity_name(replaced.answer.pairing), None)?;
-        }
+        let pending = Some(Pairing { host: host.to_owned(), answer, generation });
+        self.save(File { pending, ..self.file.clone() })?;
+        self.tidy(secrets);
         Ok(())
     }
 
     /// The pending pairing had its first pinned session: it is the box's pairing now, an older one is dropped.
     ///
     /// # Errors
-    /// `Io`, `Secrets`; `OtherPairing` if it is not the pending one.
+    /// `Io`; `OtherPairing` if it is not the pending one. It is then pending still.
     pub fn confirm(&mut self, pairing: PairingId, secrets: &mut SecretsFile) -> Result<(), StateError> {
-        let pending = self.file.pending.take_if(|p| p.answer.pairing == pairing).ok_or(StateError::OtherPairing)?;
+        let pending = self.file.pending.as_ref().filter(|pending| pending.answer.pairing == pairing);
+        let pending = pending.ok_or(StateError::OtherPairing)?;
         let keys = OrganisationKeys {
             organisation: pending.answer.organisation,
             name: pending.answer.name.clone(),
             sealing_key: pending.answer.sealing_key,
             recovery_keys: pending.answer.recovery_keys.iter().map(|key| key.0).collect(),
         };
-        let old = self.file.current.replace(pending);
-        self.file.keys = Some(keys);
-        self.save()?;
-        if let Some(old) = old {
-            secrets.set_named(&identity_name(old.answer.pairing), None)?;
-        }
+        self.save(File { current: Some(pending.clone()), pending: None, keys: Some(keys) })?;
+        self.tidy(secrets);
         Ok(())
     }
 
@@ -193,14 +200,18 @@ impl Pairings {
     /// # Errors
     /// `Io`, `Secrets`; `OtherPairing` if neither pairing has the id.
     pub fn wipe(&mut self, pairing: PairingId, secrets: &mut SecretsFile) -> Result<(), StateError> {
-        let slot = [&mut self.file.current, &mut self.file.pending]
-            .into_iter()
-            .find(|slot| slot.as_ref().is_some_and(|kept| kept.answer.pairing == pairing))
-            .ok_or(StateError::OtherPairing)?;
-        *slot = None;
+        if !self.kept().any(|kept| kept.answer.pairing == pairing) {
+            return Err(StateError::OtherPairing);
+        }
+        let other = |kept: &Option<Pairing>| kept.clone().filter(|kept| kept.answer.pairing != pairing);
+        let file = File {
+            current: other(&self.file.current),
+            pending: other(&self.file.pending),
+            keys: self.file.keys.clone(),
+        };
         // The key first: a crash in between leaves a pairing without identity, which is wiped again at start.
         secrets.set_named(&identity_name(pairing), None)?;
-        self.save()
+        self.save(file)
     }
 
     /// Replaces the pins of a pairing; durable when it returns, so that the caller can acknowledge.
@@ -208,10 +219,14 @@ impl Pairings {
     /// # Errors
     /// `Pins` for an older version or unusable keys, `OtherPairing`, `Io`.
     pub fn set_pins(&mut self, pairing: PairingId, pins: &Pins) -> Result<(), StateError> {
-        if pins.issuers.is_empty() || pins.issuers.iter().any(|key| PublicKey::from_spki(&key.0).is_none()) {
+        if pins.issuers.is_empty() || pins.issuers.len() > MAX_ISSUERS {
+            return Err(StateError::Pins { what: "number of keys" });
+        }
+        if pins.issuers.iter().any(|key| PublicKey::from_spki(&key.0).is_none()) {
             return Err(StateError::Pins { what: "no usable key" });
         }
-        let kept = self.find(pairing)?;
+        let mut file = self.file.clone();
+        let kept = file.find(pairing)?;
         if pins.version < kept.answer.pins_version {
             return Err(StateError::Pins { what: "older than the stored set" });
         }
@@ -219,7 +234,7 @@ impl Pairings {
         kept.answer.issuers =
             pins.issuers.iter().map(|key| crate::trust::pairing::messages::RawSpki(key.0.clone())).collect();
         kept.generation = kept.generation.max(pins.generation);
-        self.save()
+        self.save(file)
     }
 
     /// A serving certificate of this generation was accepted: a lower one is refused from now on.
@@ -227,30 +242,54 @@ impl Pairings {
     /// # Errors
     /// `OtherPairing`, `Io`.
     pub fn saw_generation(&mut self, pairing: PairingId, generation: Generation) -> Result<(), StateError> {
-        let kept = self.find(pairing)?;
+        let mut file = self.file.clone();
+        let kept = file.find(pairing)?;
         if generation <= kept.generation {
             return Ok(());
         }
         kept.generation = generation;
-        self.save()
+        self.save(file)
     }
 
+    fn kept(&self) -> impl Iterator<Item = &Pairing> {
+        [&self.file.current, &self.file.pending].into_iter().flatten()
+    }
+
+    /// Removes identities that no pairing has any more, and the next one if a pairing has it. A failure harms nobody: it
+    /// is tried again at the next change or start.
+    fn tidy(&self, secrets: &mut SecretsFile) {
+        let ids: Vec<String> = self.kept().map(|kept| identity_name(kept.answer.pairing)).collect();
+        let taken = |key: &[u8]| ids.iter().any(|id| secrets.named(id) == Some(key));
+        let stale: Vec<String> = secrets
+            .names(IDENTITIES)
+            .filter(|name| match *name {
+                NEXT_IDENTITY => secrets.named(name).is_some_and(taken),
+                name => !ids.iter().any(|id| id == name),
+            })
+            .map(str::to_owned)
+            .collect();
+        if let Err(error) = secrets.remove(&stale) {
+            tracing::warn!(code = error.code(), "identities that are over are still kept");
+        }
+    }
+
+    /// What is kept in memory is what is kept on storage: it changes only once it is written.
+    fn save(&mut self, file: File) -> Result<(), StateError> {
+        let io = |source| StateError::Io { path: self.path.clone(), source };
+        let bytes = serde_json::to_vec_pretty(&file).map_err(|error| io(io::Error::other(error)))?;
+        fs::replace(&self.path, &bytes, 0o600).map_err(io)?;
+        self.file = file;
+        Ok(())
+    }
+}
+
+impl File {
     fn find(&mut self, pairing: PairingId) -> Result<&mut Pairing, StateError> {
-        [&mut self.file.current, &mut self.file.pending]
+        [&mut self.current, &mut self.pending]
             .into_iter()
             .flatten()
             .find(|kept| kept.answer.pairing == pairing)
             .ok_or(StateError::OtherPairing)
-    }
-
-    fn pending_id(&self) -> Option<PairingId> {
-        self.file.pending.as_ref().map(|pending| pending.answer.pairing)
-    }
-
-    fn save(&self) -> Result<(), StateError> {
-        let io = |source| StateError::Io { path: self.path.clone(), source };
-        let bytes = serde_json::to_vec_pretty(&self.file).map_err(|error| io(io::Error::other(error)))?;
-        fs::replace(&self.path, &bytes, 0o600).map_err(io)
     }
 }
 
@@ -279,5 +318,5 @@ impl Pairing {
 }
 
 fn identity_name(pairing: PairingId) -> String {
-    format!("identity/{pairing}")
+    format!("{IDENTITIES}{pairing}")
 }
