@@ -79,7 +79,7 @@ pub struct Begun {
 }
 
 /// Where a session's bytes go. Every method but `credit` and `now`, which answer at once, blocks on the disk and is called
-/// off the runtime; those of one session are called one after another, those of several at the same time.
+/// off the runtime. A session calls it from two threads at a time: one for OBJECT and CHUNK, one for everything else.
 ///
 /// Contract: an offset is written once. Bytes that differ from what a verified checkpoint covers are never written;
 /// equal ranges from two links are one write. `Have` names only bytes that were synced before they were recorded.
