@@ -10,6 +10,7 @@ use crate::seal::{RecipientSecret, Record};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// What an export contains and what it does not.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -31,6 +32,36 @@ pub struct Report {
     pub tracks_left_out: BTreeMap<u8, u64>,
     /// Bytes of the file.
     pub bytes: u64,
+}
+
+impl Report {
+    /// For people, a line each: how much was written to `output`, and what is missing in it.
+    #[must_use]
+    pub fn lines(&self, output: &Path) -> Vec<String> {
+        let units: u64 = self.packets.values().sum();
+        let mut lines =
+            vec![format!("{}: {units} units of {} segments, {} bytes", output.display(), self.segments, self.bytes)];
+        lines.extend(
+            self.gaps.iter().map(|gap| {
+                format!("    missing: {:.1} s ({})", gap.to.since(gap.from).as_secs_f64(), gap.cause.code())
+            }),
+        );
+        lines.extend(self.left_out.iter().map(|left| {
+            format!("    left out: segment {} at byte {}, {} × {}", left.segment, left.from, left.count, left.code)
+        }));
+        lines.extend(
+            self.tracks_left_out
+                .iter()
+                .map(|(track, n)| format!("    left out: {n} units of track {track}, which MP4 cannot hold")),
+        );
+        lines
+    }
+
+    /// Whether something that was there is not in the export.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.left_out.is_empty()
+    }
 }
 
 /// Why an export failed.

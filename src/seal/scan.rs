@@ -439,8 +439,11 @@ impl Scanner {
         let by_box = self.diagnosis.is_none() && self.last.is_some() && self.verifies(FrameKind::End, before, frame);
         let adjacent = self.last().is_some_and(|point| point.offset == start);
         let consistent = parsed.as_ref().is_some_and(|(end, _)| {
-            let run_fits =
-                if end.reason.is_recovery() { end.run != header.run && adjacent } else { end.run == header.run };
+            let run_fits = if end.reason.is_recovery() {
+                end.run.start > header.run.start && adjacent
+            } else {
+                end.run == header.run
+            };
             (end.records, end.checkpoints) == (self.records, self.checkpoints) && run_fits && !self.in_unit
         });
         if by_box && self.unknown {

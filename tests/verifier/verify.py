@@ -53,8 +53,8 @@ def _item(data, at, depth):
     major, low = data[at] >> 5, data[at] & 31
     at += 1
     if major == 7:
-        if low in (20, 21, 22):
-            return {20: False, 21: True, 22: None}[low], at
+        if low in (20, 21):
+            return low == 21, at
         raise ValueError("a type that is not used")
     if low < 24:
         number = low
@@ -135,6 +135,8 @@ def load_keys(text):
     keys = {}
     for line in filter(str.strip, text.splitlines()):
         line = json.loads(line)
+        if "box" not in line:
+            continue
         der = base64.b64decode(line["key"])
         if sha256(der).hex() != line["box"]:
             raise ValueError("the box id is not the hash of its key")
@@ -286,7 +288,7 @@ class Scan:
                     self.ckpt, last = number, end
                 else:
                     recovery = said[0] in RECOVERY
-                    lawful = (said[4] != header.run and last == at) if recovery else said[4] == header.run
+                    lawful = (said[4][1] > header.run[1] and last == at) if recovery else said[4] == header.run
                     if (said[1], said[2]) != (records, expected) or not 1 <= said[0] <= 7 or not lawful:
                         raise Refused("end")
                     self.ended, self.end, self.prev = True, sha256(data[at:end]), said[3]

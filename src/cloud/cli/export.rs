@@ -80,31 +80,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Outcome {
     out.flush().map_err(failed)?;
     out.get_ref().sync_all().map_err(failed)?;
     std::fs::rename(&beside, &args.out).map_err(failed)?;
+    let done = if report.is_partial() { ExitCode::from(4) } else { ExitCode::SUCCESS };
     if global.json {
-        return Global::print_json(&serde_json::json!({ "file": args.out, "tails": tails, "report": report }));
+        Global::print_json(&serde_json::json!({ "file": args.out, "tails": tails, "report": report }))?;
+        return Ok(done);
     }
-    let packets: u64 = report.packets.values().sum();
-    println!("{}: {packets} units of {} segments, {} bytes", args.out.display(), report.segments, report.bytes);
-    for gap in &report.gaps {
-        println!(
-            "    missing: {:.1} s ({})",
-            gap.to.since(gap.from).as_secs_f64(),
-            crate::base::reason::Coded::code(&gap.cause)
-        );
-    }
-    for left in &report.left_out {
-        println!("    left out: segment {} at byte {}, {} × {}", left.segment, left.from, left.count, left.code);
-    }
-    for (track, n) in &report.tracks_left_out {
-        println!("    left out: {n} units of track {track}, which MP4 cannot hold");
-    }
+    report.lines(&args.out).iter().for_each(|line| println!("{line}"));
     if tails > 0 {
         println!(
             "    {} units of {tails} segments came live beyond the cut of the box's own file: shown, not covered by its end",
             report.provisional
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(done)
 }
 
 /// A file of the vault, with what came live beyond its cut if there is any.

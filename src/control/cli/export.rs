@@ -3,7 +3,7 @@
 use super::{Context, Error, Exit};
 use crate::base::ids::{CameraId, RecordingId};
 use crate::base::reason::Coded;
-use crate::play::{Footage, Report, export};
+use crate::play::{Footage, export};
 use crate::seal::{RecipientSecret, keyfile};
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -80,23 +80,9 @@ pub fn run(args: &Args, context: &Context) -> Result<Exit, Error> {
     if context.json {
         context.print_json(&report)?;
     } else {
-        say(&args.output, &report);
+        report.lines(&args.output).iter().for_each(|line| println!("{line}"));
     }
-    Ok(if report.left_out.is_empty() { Exit::Ok } else { Exit::Findings })
-}
-
-fn say(output: &Path, report: &Report) {
-    let units: u64 = report.packets.values().sum();
-    println!("{}: {units} units of {} segments, {} bytes", output.display(), report.segments, report.bytes);
-    for gap in &report.gaps {
-        println!("    missing: {:.1} s ({})", gap.to.since(gap.from).as_secs_f64(), gap.cause.code());
-    }
-    for left in &report.left_out {
-        println!("    left out: segment {} at byte {}, {} × {}", left.segment, left.from, left.count, left.code);
-    }
-    for (track, n) in &report.tracks_left_out {
-        println!("    left out: {n} units of track {track}, which MP4 cannot hold");
-    }
+    Ok(if report.is_partial() { Exit::Findings } else { Exit::Ok })
 }
 
 fn secret(path: &Path) -> Result<RecipientSecret, Error> {

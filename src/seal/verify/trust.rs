@@ -102,8 +102,14 @@ impl Keys {
     pub fn parse(text: &str) -> Result<Self, TrustError> {
         let mut keys = BTreeMap::new();
         for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
-            let Line { box_id, key, from, to } =
+            let object: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(text).map_err(|source| TrustError::Line { line, source })?;
+            // Of another kind, which a later version writes.
+            if !object.contains_key("box") {
+                continue;
+            }
+            let Line { box_id, key, from, to } =
+                serde_json::from_value(object.into()).map_err(|source| TrustError::Line { line, source })?;
             let key = BASE64
                 .decode(key.as_bytes())
                 .ok()
@@ -187,7 +193,10 @@ mod tests {
         let other = SoftwareSigner::generate().public_key().box_id().to_string();
         let altered = text.replace(&key.box_id().to_string(), &other);
         assert!(matches!(Keys::parse(&altered), Err(TrustError::BoxId { line: 1 })));
-        assert!(matches!(Keys::parse("\n{}\n"), Err(TrustError::Line { line: 2, .. })));
+        assert!(matches!(Keys::parse("\n{\"box\":1}\n"), Err(TrustError::Line { line: 2, .. })));
+        assert!(matches!(Keys::parse("\n[]\n"), Err(TrustError::Line { line: 2, .. })));
+        let later = format!("{{\"receipt\":\"…\"}}\n{text}");
+        assert_eq!(Keys::parse(&later).expect("reads").of(key.box_id()), Some(&key), "a line of a later version");
         assert!(matches!(Keys::parse(""), Err(TrustError::Empty)));
     }
 }
