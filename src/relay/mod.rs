@@ -21,3 +21,4 @@ pub mod statement;
 pub mod uplink;
 pub mod vault;
 pub mod wire;
+mod work;

@@ -7,16 +7,17 @@ use super::bonds::{Bonds, Seat};
 use super::link::Link;
 use super::quic::{Fill, Incoming, QuicLink};
 pub use super::vault::{Answer, Begun, Erasable, JournalAnswer, Party, Trouble, Vault, Watcher};
-use super::wire::control::{Blob, Held, Message, Object, Subscribe, Welcome};
+use super::wire::control::{Blob, Message, Subscribe, Welcome};
 use super::wire::io::{read_one, write, write_all};
 use super::wire::{ChunkHead, LiveHead, MAX_LIST, VERSION, Violation, stream};
+use super::work::{Account, Job, Jobs, answer, work};
 use crate::base::chain::{self, Signed};
 use crate::base::ids::{CameraId, Digest};
 use crate::base::reason::{Coded, Counters};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,8 +34,6 @@ const STOPPING: Duration = Duration::from_secs(1);
 const MAX_FIRMWARE: usize = 64;
 /// Streams of one box that are read at a time.
 const MAX_STREAMS: usize = 512;
-/// A box that takes no answer for this long is left: it does not read its control stream.
-const ANSWERING: Duration = Duration::from_secs(10);
 /// Jobs that wait for a worker: at most this many pieces of 64 KiB.
 const JOBS: usize = 128;
 
@@ -51,35 +50,6 @@ pub struct Shared {
     pub wanted: watch::Receiver<Vec<Subscribe>>,
     /// Reasons.
     pub counters: Counters,
-}
-
-/// The queues of a session's two workers: live, journal and questions never wait for the backlog.
-#[derive(Clone)]
-struct Jobs {
-    prompt: mpsc::Sender<Job>,
-    backlog: mpsc::Sender<Job>,
-}
-
-impl Jobs {
-    fn queue(&self, job: &Job) -> &mpsc::Sender<Job> {
-        match job {
-            Job::Object(_) | Job::Chunk(..) => &self.backlog,
-            Job::Live(..) | Job::Journal(_) | Job::Erase(_) => &self.prompt,
-        }
-    }
-
-    /// Waits for room; false if the worker is gone.
-    async fn send(&self, job: Job) -> bool {
-        self.queue(&job).send(job).await.is_ok()
-    }
-}
-
-enum Job {
-    Live(LiveHead, Bytes),
-    Chunk(ChunkHead, Bytes),
-    Object(Object),
-    Journal(Vec<Signed>),
-    Erase(Vec<Held>),
 }
 
 /// How a session ended: a stable code.
@@ -561,70 +531,4 @@ async fn filled(stream: &mut Incoming, buf: &mut [u8]) -> Result<bool, Violation
         Fill::GivenUp => Ok(false),
         Fill::End | Fill::Short => Err(Violation::Length),
     }
-}
-
-/// Chunk bytes of a session, in all.
-#[derive(Default)]
-struct Account {
-    received: AtomicU64,
-    allowed: AtomicU64,
-}
-
-/// Puts an answer on its way; waits for a box that reads slowly, but not for one that does not read. Not on the runtime.
-fn answer(runtime: &tokio::runtime::Handle, control: &mpsc::Sender<Message>, message: Message) -> Result<(), Trouble> {
-    match control.try_send(message) {
-        Ok(()) => Ok(()),
-        // The session is over.
-        Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        Err(mpsc::error::TrySendError::Full(message)) => runtime
-            .block_on(async { tokio::time::timeout(ANSWERING, control.send(message)).await })
-            .map(|_| ())
-            .map_err(|_| Trouble::Failed("relay-control-stuck")),
-    }
-}
-
-/// One of the session's workers: one job after another, off the runtime.
-fn work(
-    vault: &dyn Vault,
-    party: &Party,
-    mut todo: mpsc::Receiver<Job>,
-    say: &dyn Fn(Message) -> Result<(), Trouble>,
-    account: &Account,
-) -> Result<(), Trouble> {
-    let answer = |segment, answer| {
-        say(match answer {
-            Answer::Have(ranges) => Message::Have { segment, ranges },
-            Answer::Committed(statement) => Message::Committed { statement: Blob(statement) },
-            Answer::Rejected(reason) => Message::Rejected { segment, reason },
-        })
-    };
-    while let Some(job) = todo.blocking_recv() {
-        match job {
-            Job::Live(head, bytes) => vault.live(party, &head, &bytes)?,
-            Job::Chunk(head, bytes) => {
-                let len = bytes.len() as u64;
-                if account.received.fetch_add(len, Ordering::Relaxed) + len > account.allowed.load(Ordering::Relaxed) {
-                    return Err(Trouble::Violation(Violation::Unasked));
-                }
-                if let Some(said) = vault.chunk(party, head.segment, head.offset, &bytes)? {
-                    answer(head.segment, said)?;
-                }
-            }
-            Job::Object(object) => answer(object.segment, vault.object(party, &object)?)?,
-            Job::Journal(entries) => match vault.journal(party, &entries)? {
-                JournalAnswer::Kept(statement) => {
-                    say(Message::JournalAck { statement: Blob(statement) })?;
-                }
-                JournalAnswer::After(head) => {
-                    say(Message::JournalAfter { head })?;
-                }
-                JournalAnswer::Forked => {}
-            },
-            Job::Erase(asked) => {
-                let Erasable { yes, no, unknown } = vault.erase(party, &asked)?;
-                say(Message::Erase { yes, no, unknown })?;
-            }
-        }
-    }
-    Ok(())
 }
