@@ -226,6 +226,8 @@ impl Listener {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::chain::SoftwareSigner;

@@ -316,6 +316,31 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_was_not_written_is_not_kept_in_memory() {
+        use crate::base::fs::faults::{self, Fault};
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = FileRoot::open(&dir.path().join("root")).expect("made");
+        let mut file = SecretsFile::open(&dir.path().join("secrets"), &root).expect("made");
+        let named = |file: &SecretsFile| (file.named("a").map(<[u8]>::to_vec), file.named("b").map(<[u8]>::to_vec));
+        file.set_named("a", Some(vec![1])).expect("saved");
+        let before = (Some(vec![1]), None);
+        type Change = fn(&mut SecretsFile) -> Result<(), SecretsError>;
+        let failing: [Change; 4] = [
+            |file| file.set_named("a", Some(vec![2])),
+            |file| file.set_named("b", Some(vec![2])),
+            |file| file.set_named("a", None),
+            |file| file.remove(&["a".into(), "b".into()]),
+        ];
+        for change in failing {
+            let (done, _) = faults::with(0, Fault::Once, || change(&mut file));
+            assert_eq!(done.expect_err("the fault").code(), "secrets-io");
+            assert_eq!(named(&file), before);
+        }
+        file.remove(&["a".into(), "b".into()]).expect("saved");
+        assert_eq!(named(&file), (None, None));
+    }
+
+    #[test]
     fn a_passphrase_opens_what_it_sealed_and_nothing_else() {
         let sealed = seal_with_passphrase(b"right", b"key");
         assert_eq!(open_with_passphrase(b"right", &sealed).expect("opens").as_slice(), b"key");

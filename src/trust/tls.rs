@@ -8,7 +8,7 @@ use crate::base::reason::{Coded, Counters};
 use p256::ecdsa::signature::Verifier;
 use p256::pkcs8::DecodePublicKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -112,7 +112,7 @@ pub trait KnownBoxes: Send + Sync {
 /// # Errors
 /// The identity's certificate cannot be made.
 pub fn box_client(identity: &TlsKey, pins: Pins, refusals: Refusals) -> Result<Arc<ClientConfig>, IdentityError> {
-    let verifier = Pinned { pins, refusals, algorithms: provider().signature_verification_algorithms };
+    let verifier = Pinned { pins, refusals };
     let config = client(Arc::new(verifier))
         .with_client_auth_cert(vec![identity.self_signed()?], identity.private())
         .expect("a key of ours fits its own certificate");
@@ -127,7 +127,7 @@ pub fn cloud_server(
     boxes: Arc<dyn KnownBoxes>,
     refusals: Refusals,
 ) -> Arc<ServerConfig> {
-    let verifier = Boxes { boxes, refusals, algorithms: provider().signature_verification_algorithms };
+    let verifier = Boxes { boxes, refusals };
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring speaks TLS 1.3")
@@ -140,8 +140,7 @@ pub fn cloud_server(
 /// The box's side of pairing: the server's key is not known yet; the code's nonce proves it inside.
 #[must_use]
 pub fn pairing_client() -> Arc<ClientConfig> {
-    let verifier = AnyP256 { algorithms: provider().signature_verification_algorithms };
-    let config = client(Arc::new(verifier)).with_no_client_auth();
+    let config = client(Arc::new(AnyP256)).with_no_client_auth();
     Arc::new(finished_client(config, ALPN_PAIR))
 }
 
@@ -225,12 +224,38 @@ fn finished_server(mut config: ServerConfig, alpn: &[u8]) -> ServerConfig {
     config
 }
 
+/// How each verifier checks that the peer holds the key of its certificate: TLS 1.3, ECDSA P-256 with SHA-256, no other.
+macro_rules! p256_handshake {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+        }
+    };
+}
+
 /// A box looks at the cloud's certificate.
 #[derive(Debug)]
 struct Pinned {
     pins: Pins,
     refusals: Refusals,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Pinned {
@@ -265,34 +290,12 @@ impl ServerCertVerifier for Pinned {
             .map_err(|refusal| self.refusals.refuse(refusal))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
+    p256_handshake!();
 }
 
 /// A box while pairing: any P-256 key that the server really holds.
 #[derive(Debug)]
-struct AnyP256 {
-    algorithms: WebPkiSupportedAlgorithms,
-}
+struct AnyP256;
 
 impl ServerCertVerifier for AnyP256 {
     fn verify_server_cert(
@@ -306,34 +309,13 @@ impl ServerCertVerifier for AnyP256 {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
+    p256_handshake!();
 }
 
 /// The cloud looks at a box's certificate.
 struct Boxes {
     boxes: Arc<dyn KnownBoxes>,
     refusals: Refusals,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl std::fmt::Debug for Boxes {
@@ -360,25 +342,5 @@ impl ClientCertVerifier for Boxes {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
+    p256_handshake!();
 }

@@ -3,16 +3,16 @@
 use super::identity::{Generation, Spki, TlsKey};
 use super::tls::{self, KnownBoxes, Pins, Refusal, Refusals, Standing};
 use crate::base::reason::Counters;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-struct Known(Spki, Standing);
+struct Known(Spki, Arc<Mutex<Standing>>);
 
 impl KnownBoxes for Known {
     fn standing(&self, identity: &Spki) -> Standing {
-        if *identity == self.0 { self.1 } else { Standing::Unknown }
+        if *identity == self.0 { *self.1.lock().expect("not poisoned") } else { Standing::Unknown }
     }
 }
 
@@ -47,6 +47,13 @@ impl Scene {
 
     fn server(&self, issuer: &TlsKey, generation: u64, standing: Standing) -> Arc<rustls::ServerConfig> {
         let certificate = issuer.issue(&self.serving, Generation(generation)).expect("a certificate");
+        let boxes = Arc::new(Known(self.identity.spki(), Arc::new(Mutex::new(standing))));
+        tls::cloud_server(&self.serving, certificate, boxes, self.seen_by_cloud.clone())
+    }
+
+    /// One server whose mind about the box can change.
+    fn server_asking(&self, standing: Arc<Mutex<Standing>>) -> Arc<rustls::ServerConfig> {
+        let certificate = self.issuers[0].issue(&self.serving, Generation(1)).expect("a certificate");
         let boxes = Arc::new(Known(self.identity.spki(), standing));
         tls::cloud_server(&self.serving, certificate, boxes, self.seen_by_cloud.clone())
     }
@@ -105,20 +112,57 @@ async fn another_issuer_and_a_lower_generation_are_refused_by_the_box() {
     assert_eq!(scene.counters.total("tls-lower-generation"), 1);
 }
 
+/// Presents a certificate that it has no key for: rustls would notice, so it signs by hand.
+#[derive(Debug)]
+struct Thief(Arc<rustls::sign::CertifiedKey>);
+
+impl Thief {
+    fn new(certificate: CertificateDer<'static>) -> Arc<Self> {
+        let own = TlsKey::generate().expect("a key").private();
+        let key = rustls::crypto::ring::sign::any_ecdsa_type(&own).expect("a key that signs");
+        Arc::new(Self(Arc::new(rustls::sign::CertifiedKey::new(vec![certificate], key))))
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Thief {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Thief {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 #[tokio::test]
 async fn a_serving_certificate_without_its_key_is_refused() {
-    // The certificate is public: whoever copied it from the wire has no key to it.
+    // Certificates are public: whoever copied one from the wire has no key to it.
     let scene = Scene::new();
-    let thief = TlsKey::generate().expect("a key");
-    let certificate = scene.issuers[0].issue(&thief, Generation(1)).expect("a certificate");
     let genuine = scene.issuers[0].issue(&scene.serving, Generation(1)).expect("a certificate");
-    assert_ne!(certificate, genuine);
-    let boxes = Arc::new(Known(scene.identity.spki(), Standing::Known));
-    let stolen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        tls::cloud_server(&thief, genuine, boxes, Refusals::default())
-    }));
-    // rustls itself refuses to serve a certificate with another key.
-    assert!(stolen.is_err());
+    let mut server = (*scene.server(&scene.issuers[0], 1, Standing::Known)).clone();
+    server.cert_resolver = Thief::new(genuine.clone());
+    let (dialled, _) = shake(scene.client(1), Arc::new(server)).await;
+    assert!(dialled.expect_err("refused").to_string().contains("BadSignature"));
+    // Nor may it pair.
+    let mut server = (*tls::pairing_server(&scene.serving, genuine.clone())).clone();
+    server.cert_resolver = Thief::new(genuine);
+    let (dialled, _) = shake(tls::pairing_client(), Arc::new(server)).await;
+    assert!(dialled.expect_err("refused").to_string().contains("BadSignature"));
+}
+
+#[tokio::test]
+async fn a_box_certificate_without_its_key_is_refused() {
+    let scene = Scene::new();
+    let mut client = (*scene.client(1)).clone();
+    client.client_auth_cert_resolver = Thief::new(scene.identity.self_signed().expect("a certificate"));
+    let (_, served) = shake(Arc::new(client), scene.server(&scene.issuers[0], 1, Standing::Known)).await;
+    assert!(served.expect_err("refused").to_string().contains("BadSignature"));
 }
 
 #[tokio::test]
@@ -133,14 +177,24 @@ async fn unknown_boxes_are_refused_and_revoked_ones_complete() {
 }
 
 #[tokio::test]
-async fn a_box_without_a_certificate_and_another_protocol_are_refused() {
+async fn a_box_without_a_client_certificate_is_refused() {
     let scene = Scene::new();
-    // A pairing client has no certificate and speaks another protocol.
+    // Speaks the right protocol: nothing but the certificate is missing.
+    let mut client = (*tls::pairing_client()).clone();
+    client.alpn_protocols = vec![tls::ALPN_SESSION.to_vec()];
+    let (dialled, served) = shake(Arc::new(client), scene.server(&scene.issuers[0], 1, Standing::Known)).await;
+    assert!(dialled.is_err());
+    assert!(served.expect_err("refused").to_string().contains("no certificates"));
+}
+
+#[tokio::test]
+async fn pairing_and_sessions_do_not_speak_with_each_other() {
+    let scene = Scene::new();
     let (dialled, served) = shake(tls::pairing_client(), scene.server(&scene.issuers[0], 1, Standing::Known)).await;
     assert!(dialled.is_err() && served.is_err());
-    let certificate = scene.serving.self_signed().expect("a certificate");
-    let (dialled, _) = shake(scene.client(1), tls::pairing_server(&scene.serving, certificate)).await;
-    assert!(dialled.is_err());
+    let certificate = scene.issuers[0].issue(&scene.serving, Generation(1)).expect("a certificate");
+    let (dialled, served) = shake(scene.client(1), tls::pairing_server(&scene.serving, certificate)).await;
+    assert!(dialled.is_err() && served.is_err());
 }
 
 #[tokio::test]
@@ -156,4 +210,39 @@ async fn no_session_is_ever_resumed() {
     // The same client, once its key is unknown: there is no ticket that lets it in.
     let (_, served) = shake(client, scene.server(&scene.issuers[0], 1, Standing::Unknown)).await;
     assert!(served.is_err());
+}
+
+#[tokio::test]
+async fn a_revoked_box_cannot_resume_a_session() {
+    // A client that keeps every ticket, against our server: resumed, nobody would ask for its certificate again.
+    let scene = Scene::new();
+    let mut client = (*scene.client(1)).clone();
+    client.resumption = rustls::client::Resumption::in_memory_sessions(16);
+    let client = Arc::new(client);
+    let standing = Arc::new(Mutex::new(Standing::Known));
+    let server = scene.server_asking(standing.clone());
+    for _ in 0..3 {
+        let (dialled, served) = shake(client.clone(), server.clone()).await;
+        dialled.expect("accepted");
+        assert!(served.expect("accepted"), "a full handshake");
+    }
+    *standing.lock().expect("not poisoned") = Standing::Unknown;
+    let (_, served) = shake(client, server).await;
+    assert!(served.is_err());
+    assert_eq!(scene.seen_by_cloud.take(), Some(Refusal::UnknownBox));
+}
+
+#[tokio::test]
+async fn a_box_does_not_resume_with_a_cloud_that_gives_tickets() {
+    // Resumed, the box would not look at the certificate again, whose issuer may have been replaced meanwhile.
+    let scene = Scene::new();
+    let mut server = (*scene.server(&scene.issuers[0], 1, Standing::Known)).clone();
+    server.send_tls13_tickets = 2;
+    server.session_storage = rustls::server::ServerSessionMemoryCache::new(16);
+    let (client, server) = (scene.client(1), Arc::new(server));
+    for _ in 0..3 {
+        let (dialled, served) = shake(client.clone(), server.clone()).await;
+        dialled.expect("accepted");
+        assert!(served.expect("accepted"), "a full handshake");
+    }
 }

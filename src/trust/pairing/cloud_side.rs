@@ -88,8 +88,13 @@ pub struct Desk {
 
 /// What the desk decided about a request.
 pub enum Verdict {
-    /// Answer these bytes (the same box asked again).
-    Again(Vec<u8>),
+    /// Answer these bytes: the same box asked again with this code.
+    Again {
+        /// The code's label.
+        code_id: [u8; 4],
+        /// The encoded answer.
+        answer: Vec<u8>,
+    },
     /// Ask the registry, then [`Desk::bind`].
     Admit(Box<Candidate>),
 }
@@ -164,7 +169,9 @@ impl Desk {
         }
         let identity = Spki(body.identity);
         match &offer.bound {
-            Some((bound, answer)) if *bound == identity => Ok(Verdict::Again(answer.clone())),
+            Some((bound, answer)) if *bound == identity => {
+                Ok(Verdict::Again { code_id: body.code_id, answer: answer.clone() })
+            }
             Some(_) => Err(Refused::Used),
             None => Ok(Verdict::Admit(Box::new(Candidate {
                 box_id: body.box_id,
@@ -251,20 +258,20 @@ impl Pairing {
     }
 
     async fn decide(&self, request: &Proved, exporter: &Exporter, from: IpAddr) -> Result<Proved, Refused> {
-        let _one = self.admitting.lock().await;
+        let one = self.admitting.clone().lock_owned().await;
         let (code_id, body) = match self.desk(|desk| desk.judge(request, exporter, from, Instant::now()))? {
-            Verdict::Again(body) => {
-                (cbor::decode::<BoxRequest>(&request.body, MAX_MESSAGE).map_err(|_| Refused::Malformed)?.code_id, body)
-            }
+            Verdict::Again { code_id, answer } => (code_id, answer),
             Verdict::Admit(candidate) => {
-                let registry = self.registry.clone();
-                let asked = candidate.clone();
-                let answer = tokio::task::spawn_blocking(move || registry.admit(&asked))
-                    .await
-                    .map_err(|_| Refused::Unavailable)??;
-                let body = cbor::encode(&answer);
-                self.desk(|desk| desk.bind(candidate.code_id, &candidate.identity, &body))?;
-                (candidate.code_id, body)
+                // Storing and binding are one step: an exchange that is given up in between must not leave a code that
+                // another box can use.
+                let pairing = self.clone();
+                let admitted = tokio::task::spawn_blocking(move || {
+                    let _one = one;
+                    let body = cbor::encode(&pairing.registry.admit(&candidate)?);
+                    pairing.desk(|desk| desk.bind(candidate.code_id, &candidate.identity, &body))?;
+                    Ok((candidate.code_id, body))
+                });
+                admitted.await.map_err(|_| Refused::Unavailable)??
             }
         };
         let proof =

@@ -255,10 +255,10 @@ fn a_damaged_file_is_told_and_never_replaced() {
 type Change = fn(&mut Kept) -> Result<(), StateError>;
 type State = (Option<PairingId>, Option<PairingId>, Option<[u8; 32]>);
 
-/// Every change that writes: what is kept before, and after it.
 /// What it is, from where, the change, the state before and after.
 type Case = (&'static str, fn() -> Kept, Change, State, State);
 
+/// Every change that writes.
 fn changes() -> Vec<Case> {
     let (a, c) = (Some([0xa; 32]), Some([0xc; 32]));
     fn both() -> Kept {

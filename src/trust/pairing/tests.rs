@@ -1,5 +1,6 @@
 //! Real exchanges on loopback: each refusal of the specification.
 
+use crate::base::cbor;
 use crate::base::chain::{Head, Signer, SoftwareSigner};
 use crate::base::ids::{OrganisationId, PairingId};
 use crate::base::reason::{Coded, Counters};
@@ -11,10 +12,13 @@ use crate::trust::pairing::box_side::{self, Facts, PairError};
 use crate::trust::pairing::cloud_side::{
     self, Candidate, Pairing, Registry, WINDOW, WRONG_PER_ADDRESS, WRONG_PER_CODE,
 };
-use crate::trust::pairing::messages::{CloudAnswer, RawSpki, Refused};
+use crate::trust::pairing::messages::{
+    BoxRequest, CloudAnswer, Exporter, Message, Proved, RawSpki, Refused, box_proof, evidence_digest, identity_digest,
+};
 use crate::trust::tls;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -22,11 +26,17 @@ use tokio::time::Instant;
 struct Memory {
     admitted: Mutex<Vec<Candidate>>,
     alarms: Mutex<Vec<Refused>>,
+    /// What happens after storing and before the answer.
+    then: Mutex<Option<Then>>,
 }
+
+type Then = Box<dyn FnOnce() + Send>;
 
 impl Registry for Memory {
     fn admit(&self, candidate: &Candidate) -> Result<CloudAnswer, Refused> {
         self.admitted.lock().expect("not poisoned").push(candidate.clone());
+        let then = self.then.lock().expect("not poisoned").take();
+        then.into_iter().for_each(|then| then());
         Ok(CloudAnswer {
             version: 1,
             organisation: OrganisationId([1; 16]),
@@ -100,7 +110,7 @@ fn code_of(result: Result<CloudAnswer, PairError>) -> &'static str {
 }
 
 #[tokio::test]
-async fn a_code_pairs_one_box_and_gives_it_the_same_answer_again() {
+async fn a_used_code_gives_its_box_the_same_answer_and_is_refused_to_another() {
     let cloud = cloud().await;
     let code = cloud.code(None);
     let identity = TlsKey::generate().expect("a key");
@@ -116,7 +126,53 @@ async fn a_code_pairs_one_box_and_gives_it_the_same_answer_again() {
 }
 
 #[tokio::test]
-async fn wrong_nonces_void_the_code_and_then_block_the_address() {
+async fn an_exchange_that_is_given_up_while_it_is_stored_leaves_no_code_for_another_box() {
+    let cloud = cloud().await;
+    let code = cloud.code(None);
+    let identity = TlsKey::generate().expect("a key");
+    let (stored, is_stored) = tokio::sync::oneshot::channel();
+    let (go, may_go) = std::sync::mpsc::channel();
+    *cloud.memory.then.lock().expect("not poisoned") = Some(Box::new(move || {
+        stored.send(()).expect("awaited");
+        let _ = may_go.recv_timeout(Duration::from_secs(10));
+    }));
+    let exporter = [3; 32];
+    let (pairing, request) = (cloud.pairing.clone(), request(&code, &identity, &exporter));
+    let exchange = tokio::spawn(async move { pairing.answer(request, &exporter, [127, 0, 0, 1].into()).await });
+    is_stored.await.expect("stored");
+    // As its 30 seconds do.
+    exchange.abort();
+    assert!(exchange.await.expect_err("given up").is_cancelled());
+    let other = TlsKey::generate().expect("a key");
+    let (refused, ()) = tokio::join!(cloud.try_pair(&code, &other), async { go.send(()).expect("awaited") });
+    assert_eq!(code_of(refused), "pair-code-used");
+    cloud.try_pair(&code, &identity).await.expect("its own box is answered");
+    assert_eq!(cloud.memory.admitted.lock().expect("not poisoned").len(), 1);
+}
+
+/// A right request.
+fn request(code: &Code, identity: &TlsKey, exporter: &Exporter) -> Proved {
+    let evidence = SoftwareSigner::generate();
+    let (key, own) = (evidence.public_key(), identity.spki().0);
+    let body = cbor::encode(&BoxRequest {
+        host: code.host().into(),
+        code_id: code.id(),
+        evidence: key.spki(),
+        evidence_signature: evidence.sign(&evidence_digest(exporter, &own)),
+        box_id: key.box_id(),
+        serial: "S-1".into(),
+        journal: None,
+        versions: (1, 1),
+        firmware: "1".into(),
+        identity_signature: identity.sign(&identity_digest(exporter, &key.spki())),
+        identity: own,
+    });
+    let proof = box_proof(code, exporter, &body);
+    Proved { body, proof }
+}
+
+#[tokio::test]
+async fn wrong_nonces_void_the_code_and_too_many_attempts_block_the_address() {
     let cloud = cloud().await;
     let identity = TlsKey::generate().expect("a key");
     let right = cloud.code(None);
@@ -137,26 +193,11 @@ async fn wrong_nonces_void_the_code_and_then_block_the_address() {
 
 /// A box that knows a code's label but not its secret: the request is proved with another nonce.
 async fn forged(cloud: &Cloud, code: &Code, identity: &TlsKey) -> Result<CloudAnswer, PairError> {
-    use crate::base::cbor;
-    use crate::trust::pairing::messages::{BoxRequest, Message, Proved, evidence_digest};
-    let evidence = SoftwareSigner::generate();
     let name = rustls::pki_types::ServerName::try_from(tls::SERVER_NAME).expect("a name");
     let stream = TcpStream::connect(cloud.addr).await.expect("connects");
     let mut stream =
         tokio_rustls::TlsConnector::from(tls::pairing_client()).connect(name, stream).await.expect("handshake");
-    let body = cbor::encode(&BoxRequest {
-        host: code.host().into(),
-        code_id: code.id(),
-        identity: identity.spki().0,
-        evidence: evidence.public_key().spki(),
-        evidence_signature: evidence.sign(&evidence_digest(&[0; 32], &identity.spki().0)),
-        box_id: evidence.public_key().box_id(),
-        serial: "S-1".into(),
-        journal: None,
-        versions: (1, 1),
-        firmware: "1".into(),
-        identity_signature: [0; 64],
-    });
+    let body = request(code, identity, &[0; 32]).body;
     Message::Request(Proved { body, proof: [1; 32] }).write(&mut stream).await.expect("writes");
     match Message::read(&mut stream).await.expect("reads") {
         Message::Refused(refused) => Err(PairError::Refused(refused)),
@@ -201,7 +242,6 @@ async fn a_false_cloud_gets_nothing_kept() {
     let acceptor =
         tokio_rustls::TlsAcceptor::from(tls::pairing_server(&key, key.self_signed().expect("a certificate")));
     tokio::spawn(async move {
-        use crate::trust::pairing::messages::{Message, Proved};
         let (stream, _) = listener.accept().await.expect("accepts");
         let mut stream = acceptor.accept(stream).await.expect("handshake");
         Message::read(&mut stream).await.expect("a request");
@@ -246,11 +286,9 @@ async fn garbage_is_answered_with_a_reason_or_dropped() {
 
 #[test]
 fn a_box_must_hold_both_keys_that_it_names() {
-    use crate::base::cbor;
     use crate::trust::pairing::cloud_side::{Desk, Verdict};
-    use crate::trust::pairing::messages::{BoxRequest, Proved, box_proof, evidence_digest, identity_digest};
     let code = Code::with_nonce("cloud.example", [1; 10]).expect("a host");
-    let now = tokio::time::Instant::now();
+    let now = Instant::now();
     let mut desk = Desk::default();
     desk.create(code.clone(), None, now);
     let (evidence, identity, other) =
@@ -272,7 +310,7 @@ fn a_box_must_hold_both_keys_that_it_names() {
             firmware: "1".into(),
         });
         let proof = box_proof(&code, &exporter, &body);
-        let from = std::net::IpAddr::from([127, 0, 0, 1]);
+        let from = IpAddr::from([127, 0, 0, 1]);
         desk.judge(&Proved { body, proof }, &exporter, from, now).map(|verdict| matches!(verdict, Verdict::Admit(_)))
     };
     let refused = |judged: Result<bool, Refused>| judged.expect_err("refused").code();
