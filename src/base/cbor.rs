@@ -2,7 +2,8 @@
 //!
 //! Maps have small unsigned integer keys in rising order; lengths are definite; integers are shortest; no floats, no
 //! tags, no null; nesting at most 8. One value has one encoding, so that a hash of the bytes is a hash of the value. A field
-//! that a reader does not know is skipped; what every reader must understand changes the version instead.
+//! that a reader does not know is skipped; what every reader must understand changes the version instead. Arrays have
+//! exactly their elements: their types are decoded as tuples, because a derived decoder would skip what is too much.
 
 use minicbor::data::Type;
 use minicbor::{Decode, Decoder, Encode};
@@ -42,14 +43,6 @@ pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], max: usize) -> Result<T, E
     }
     check(bytes)?;
     minicbor::decode(bytes).map_err(Error::Shape)
-}
-
-/// Reads the head of an array that must have exactly `len` elements: a longer one would be a second encoding.
-///
-/// # Errors
-/// Another type or length.
-pub fn exactly(d: &mut Decoder<'_>, len: u64) -> Result<(), minicbor::decode::Error> {
-    if d.array()? == Some(len) { Ok(()) } else { Err(minicbor::decode::Error::message("another number of elements")) }
 }
 
 /// Checks that `bytes` is exactly one canonical value.

@@ -130,8 +130,8 @@ pub struct Head {
 
 impl<'b, C> Decode<'b, C> for Head {
     fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
-        cbor::exactly(d, 2)?;
-        Ok(Self { seq: d.decode_with(ctx)?, hash: d.decode_with(ctx)? })
+        let (seq, hash) = d.decode_with(ctx)?;
+        Ok(Self { seq, hash })
     }
 }
 

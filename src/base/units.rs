@@ -64,8 +64,8 @@ pub struct Run {
 
 impl<'b, C> Decode<'b, C> for Run {
     fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
-        super::cbor::exactly(d, 2)?;
-        Ok(Self { boot: d.decode_with(ctx)?, start: d.decode_with(ctx)? })
+        let (boot, start) = d.decode_with(ctx)?;
+        Ok(Self { boot, start })
     }
 }
 

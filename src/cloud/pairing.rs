@@ -137,11 +137,11 @@ impl Registry for Boxes {
         self.audit.note("pair-admit", &who, &object, "ok").map_err(|error| failed("audit", &error))?;
         let stored = self.vault.with_db(|db| {
             db.transaction(|db: &Database| {
-                if db.pairings()?.iter().any(|p| p.identity == row.identity && p.box_id != row.box_id) {
+                let known = db.pairings()?;
+                if known.iter().any(|p| p.identity == row.identity && p.box_id != row.box_id) {
                     return Ok(false);
                 }
-                for earlier in db
-                    .pairings()?
+                for earlier in known
                     .iter()
                     .filter(|earlier| earlier.identity == row.identity && earlier.state == PairingState::Pending)
                 {

@@ -118,6 +118,14 @@ pub struct Stated {
     pub recovery: Vec<[u8; 32]>,
 }
 
+impl Stated {
+    /// All of them, the organisation's first.
+    pub fn keys(&self) -> impl Iterator<Item = RecipientKey> {
+        let recovery = self.recovery.iter().map(|key| RecipientKey { role: RecipientRole::Recovery, public: *key });
+        std::iter::once(RecipientKey { role: RecipientRole::Organisation, public: self.sealing }).chain(recovery)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Added {
     name: String,
@@ -234,11 +242,7 @@ impl Keyring {
 /// pairing come first; what is too many for a header is cut from the end, so that they always stay.
 #[allow(clippy::option_option)]
 fn recipients(stated: Option<&Stated>, kept: &Kept) -> Option<Option<Recipients>> {
-    let mut keys = Vec::new();
-    if let Some(stated) = stated {
-        keys.push(RecipientKey { role: RecipientRole::Organisation, public: stated.sealing });
-        keys.extend(stated.recovery.iter().map(|key| RecipientKey { role: RecipientRole::Recovery, public: *key }));
-    }
+    let mut keys: Vec<_> = stated.into_iter().flat_map(Stated::keys).collect();
     for added in &kept.added {
         keys.push(keyfile::read_recovery(&added.public)?);
     }

@@ -9,11 +9,9 @@ use crate::base::ids::{CameraId, OrganisationId, PairingId};
 use crate::base::reason::{Coded, chain};
 use crate::control::recipients::{Keyring, Listed, RecipientsError, Stated};
 use crate::control::{Refusal, status};
-use crate::seal::recipients::{RecipientKey, RecipientRole};
 use crate::trust::identity::{Generation, TlsKey};
 use crate::trust::pairing::box_side::{self, Facts};
 use crate::trust::pairing::code::Code;
-use crate::trust::pairing::messages::CloudAnswer;
 use crate::trust::pairing::state::{Pairing, Pairings, StateError};
 use crate::trust::secrets::{FileRoot, SecretsError, SecretsFile};
 use crate::trust::tls::Pins;
@@ -158,7 +156,12 @@ impl Agreement {
         let firmware = env!("CARGO_PKG_VERSION").to_owned();
         let facts = Facts { identity: &identity, evidence: &evidence as &dyn Signer, serial, journal, firmware };
         let answer = box_side::pair(&code, &facts).await.map_err(|error| Refusal::from_error(&error))?;
-        if !stated_keys(&answer).all(|key| key.is_usable()) {
+        let stated = Stated {
+            organisation: answer.organisation,
+            sealing: answer.sealing_key,
+            recovery: answer.recovery_keys.iter().map(|key| key.0).collect(),
+        };
+        if !stated.keys().all(|key| key.is_usable()) {
             let error = box_side::PairError::BadAnswer { what: "a key that nothing can be sealed to" };
             return Err(Refusal::from_error(&error));
         }
@@ -307,12 +310,6 @@ fn stated(pairings: &Pairings) -> Option<Stated> {
         sealing: keys.sealing_key,
         recovery: keys.recovery_keys.clone(),
     })
-}
-
-/// The keys that footage would be sealed to.
-fn stated_keys(answer: &CloudAnswer) -> impl Iterator<Item = RecipientKey> {
-    let recovery = answer.recovery_keys.iter().map(|key| RecipientKey { role: RecipientRole::Recovery, public: key.0 });
-    std::iter::once(RecipientKey { role: RecipientRole::Organisation, public: answer.sealing_key }).chain(recovery)
 }
 
 fn view(inner: &Inner) -> View {

@@ -5,6 +5,7 @@ use super::link::Link;
 use super::wire::control::{Hello, Message, Welcome};
 use super::wire::io::{read_one, write};
 use super::wire::{VERSION, Violation};
+use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,7 @@ pub(super) async fn greet<L: Link>(
         Message::Welcome(welcome) => welcome,
         Message::Revoke { pairing } if pairing == party.pairing => {
             let keeper = shared.keeper.clone();
-            if !matches!(tokio::task::spawn_blocking(move || keeper.revoked(pairing)).await, Ok(Ok(()))) {
+            if !stored(move || keeper.revoked(pairing)).await {
                 return Err(Ended::Link("revoke-not-stored".into()));
             }
             let _ = write(writer, Message::Revoked { pairing }).await;
@@ -70,15 +71,20 @@ pub(super) async fn greet<L: Link>(
     }
     let keeper = shared.keeper.clone();
     let pairing = party.pairing;
-    if !matches!(tokio::task::spawn_blocking(move || keeper.began(pairing)).await, Ok(Ok(()))) {
+    if !stored(move || keeper.began(pairing)).await {
         return Err(Ended::Link("pairing-not-stored".into()));
     }
     let source = shared.source.clone();
     let (organisation, known) = (party.organisation, welcome.journal);
-    if !matches!(tokio::task::spawn_blocking(move || source.session_began(organisation, known)).await, Ok(Ok(()))) {
+    if !stored(move || source.session_began(organisation, known)).await {
         return Err(Ended::Link("store-stopped".into()));
     }
     Ok(welcome)
+}
+
+/// Runs `work` off the runtime; false if it failed.
+async fn stored(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> bool {
+    matches!(tokio::task::spawn_blocking(work).await, Ok(Ok(())))
 }
 
 fn check(welcome: &Welcome, party: &Party) -> Result<(), Violation> {
@@ -99,7 +105,7 @@ pub(super) async fn or_reason<L: Link>(link: &L, ended: Ended) -> Ended {
     }
 }
 
-async fn read(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Message, Ended> {
+async fn read(reader: &mut (impl AsyncRead + Unpin)) -> Result<Message, Ended> {
     loop {
         match read_one(reader).await {
             Ok(Some(message)) => return Ok(message),

@@ -89,8 +89,7 @@ impl Live {
         self.subscriptions.insert(wanted.id, wanted);
         // From the beginning for whoever looks already, too: the cloud asks once for all its viewers, and asks again when
         // it has lost the beginning.
-        self.queue.retain(|waiting| waiting.frame.camera != camera);
-        self.queued = self.queue.iter().map(|waiting| waiting.frame.bytes.len()).sum();
+        self.keep_queued(|queued| queued != camera);
         let Some(cached) = self.cameras.get(&camera) else { return true };
         let frames: Vec<_> = cached.start.iter().chain(&cached.since_key).cloned().collect();
         let gop = cached.gop;
@@ -106,7 +105,12 @@ impl Live {
     pub fn unsubscribe(&mut self, id: u32) {
         self.subscriptions.remove(&id);
         let watched: std::collections::HashSet<_> = self.subscriptions.values().map(|s| s.camera).collect();
-        self.queue.retain(|waiting| watched.contains(&waiting.frame.camera));
+        self.keep_queued(|camera| watched.contains(&camera));
+    }
+
+    /// Drops what waits of all other cameras.
+    fn keep_queued(&mut self, keep: impl Fn(CameraId) -> bool) {
+        self.queue.retain(|waiting| keep(waiting.frame.camera));
         self.queued = self.queue.iter().map(|waiting| waiting.frame.bytes.len()).sum();
     }
 

@@ -290,8 +290,7 @@ impl Session {
                     self.awaited = Some((nonce, Instant::now()));
                     self.tell(Message::Challenge { nonce });
                 }
-                room = jobs.queue(self.pending.as_ref().unwrap_or(&Job::Erase(Vec::new()))).reserve(),
-                    if self.pending.is_some() => {
+                room = jobs.room(self.pending.as_ref()) => {
                     // A worker that is gone is noticed above.
                     if let (Ok(room), Some(job)) = (room, self.pending.take()) {
                         room.send(job);
@@ -403,7 +402,7 @@ impl Session {
                 self.pending = Some(Job::Erase(segments));
             }
             Message::Cameras { cameras, at } => {
-                if cameras.len() > 256 {
+                if cameras.len() > MAX_LIST {
                     return Err(Violation::TooMany.into());
                 }
                 self.shared.watcher.cameras(&self.party, &cameras, at);

@@ -20,10 +20,18 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn queue(&self, job: &Job) -> &mpsc::Sender<Job> {
+    fn queue(&self, job: &Job) -> &mpsc::Sender<Job> {
         match job {
             Job::Object(_) | Job::Chunk(..) => &self.backlog,
             Job::Live(..) | Job::Journal(_) | Job::Erase(_) => &self.prompt,
+        }
+    }
+
+    /// Waits for room in the job's queue; without a job for ever.
+    pub(super) async fn room(&self, job: Option<&Job>) -> Result<mpsc::Permit<'_, Job>, mpsc::error::SendError<()>> {
+        match job {
+            Some(job) => self.queue(job).reserve().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::base::ids::{BoxId, CameraId, Digest, KeyId, OrganisationId, Recording
 use crate::base::reason::Coded;
 use crate::base::units::{BootTime, Run, TimeStatement};
 use crate::seal::recipients::{MAX_RECIPIENTS, SUITE};
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use sha2::Digest as _;
 
@@ -63,13 +64,8 @@ pub struct Stanza {
 
 impl<'b, C> Decode<'b, C> for Stanza {
     fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
-        cbor::exactly(d, 4)?;
-        Ok(Self {
-            kind: d.decode_with(ctx)?,
-            key: d.decode_with(ctx)?,
-            enc: minicbor::bytes::decode(d, ctx)?,
-            ct: minicbor::bytes::decode(d, ctx)?,
-        })
+        let (kind, key, enc, ct): (_, _, ByteVec, ByteVec) = d.decode_with(ctx)?;
+        Ok(Self { kind, key, enc: enc.into(), ct: ct.into() })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Spec: `docs/spec/sealed-segment.md`, "Journal".
 
 use crate::base::cbor;
-use crate::base::chain::Head;
+use crate::base::chain::{Head, Signed};
 use crate::base::ids::{CameraId, Digest, KeyId, OrganisationId, RecordingId, SegmentId};
 use crate::base::units::TimeStatement;
 use crate::media::Gap;
@@ -55,6 +55,14 @@ pub enum JournalEntry {
     /// (`None`: it had none). The first entry of every journal file that does not follow the file before it; without it
     /// a hole is a finding.
     Card { card: [u8; 16], reached: Option<Head> },
+}
+
+impl JournalEntry {
+    /// Whether an entry of the log says that the journal goes on on another card.
+    #[must_use]
+    pub fn is_card(signed: &Signed) -> bool {
+        matches!(Self::decode(signed.entry.kind, &signed.entry.body), Ok(Some(Self::Card { .. })))
+    }
 }
 
 macro_rules! bodies {

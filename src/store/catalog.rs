@@ -454,14 +454,9 @@ impl Catalog {
         rows.collect()
     }
 
-    /// Committed segments that are not held, oldest first.
-    pub(crate) fn uploaded(&self, limit: usize) -> Result<Vec<Uploaded>> {
-        self.uploaded_after(None, 0, limit)
-    }
-
     /// Committed segments of an organisation (of all if `None`) that are not held and were closed after the journal entry
     /// `after`, oldest first.
-    pub(crate) fn uploaded_after(
+    pub(crate) fn uploaded(
         &self,
         organisation: Option<OrganisationId>,
         after: u64,

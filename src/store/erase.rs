@@ -73,7 +73,7 @@ impl Permissions {
         let short = *self.short.get_or_insert(now);
         let heard = self.answered.map_or(short, |at| at.max(short));
         let reachable = now.since(heard) < REACHABLE;
-        let uploaded = catalog.uploaded(MAX_ANSWERS)?;
+        let uploaded = catalog.uploaded(None, 0, MAX_ANSWERS)?;
         let mut chosen: Vec<_> = uploaded
             .iter()
             .filter(|one| self.yes.get(&one.segment).is_some_and(fresh))

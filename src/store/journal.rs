@@ -214,7 +214,7 @@ pub(crate) fn read(
                 return Ok(out);
             }
             let hole = out.is_empty() && signed.entry.seq > wanted;
-            if hole && !JournalEntry::decode(signed.entry.kind, &signed.entry.body).is_ok_and(is_card) {
+            if hole && !JournalEntry::is_card(&signed) {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "these journal entries are missing"));
             }
             if out.is_empty()
@@ -227,10 +227,6 @@ pub(crate) fn read(
         }
     }
     Ok(out)
-}
-
-fn is_card(entry: Option<JournalEntry>) -> bool {
-    matches!(entry, Some(JournalEntry::Card { .. }))
 }
 
 /// The entry with that sequence number, as a head.

@@ -114,14 +114,6 @@ impl Rig {
         self.writer.permissions.answered(yes, no, now.at);
     }
 
-    /// The cloud says that it does not hold these.
-    ///
-    /// # Errors
-    /// As for the writer.
-    pub fn withdraw(&mut self, segments: &[SegmentId]) -> Result<(), Error> {
-        self.writer.withdraw(segments)
-    }
-
     /// Sets or lifts a hold.
     pub fn hold(&mut self, segment: SegmentId, held: bool) {
         let entry = crate::seal::JournalEntry::Held { segment, held };

@@ -24,16 +24,8 @@ use tracing::{info, warn};
 /// A checkpoint each second, made durable within the next: the bound of what a cut takes on a healthy card.
 const LOSS_BOUND: Duration = Duration::from_secs(2);
 
-/// Signed frames that unsynced bytes hold at most: those of two checkpoint seconds and an END.
-const UNSYNCED_SIGNED: u32 = 3;
-
 fn is_recovery(reason: EndReason) -> bool {
     matches!(reason, EndReason::PowerCut | EndReason::Crash)
-}
-
-/// Whether signatures fail that were durable before the power went.
-fn is_altered(scan: &Scan) -> bool {
-    scan.fault.is_some_and(|fault| fault.proven && fault.signed > UNSYNCED_SIGNED)
 }
 
 /// Where recovery works.
@@ -144,7 +136,7 @@ impl Desk<'_> {
                     ends.extend(end.map(|end| (id, end)));
                     (lost, from)
                 }
-                Some((scan, _)) if is_altered(&scan) => {
+                Some((scan, _)) if scan.fault.is_some_and(|fault| fault.proven && fault.exceeds_power_cut()) => {
                     // More signatures fail than a power cut can spoil: somebody changed it, or the card rots. The file is
                     // proof of that, and stays.
                     warn!(segment = %id, "an open segment was altered; it is left as it is");

@@ -301,7 +301,7 @@ impl SegmentSource for Store {
             // Asked for in time: while a tenth of the card is still free.
             0
         };
-        let read = locked(&self.0.reader).uploaded_after(Some(organisation), after, limit);
+        let read = locked(&self.0.reader).uploaded(Some(organisation), after, limit);
         let found = read.map_err(|source| Error::Catalog { action: "list what may be erased", source })?;
         let mut walk = locked(&self.0.walk);
         match found.last() {

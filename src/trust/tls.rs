@@ -79,6 +79,9 @@ impl Refusals {
     }
 }
 
+/// Issuer keys that a set of pins holds at most.
+pub const MAX_ISSUERS: usize = 4;
+
 /// The keys that a box accepts a cloud by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {

@@ -47,6 +47,13 @@ struct Channel {
     box_time: Option<(BootTime, Instant)>,
 }
 
+impl Channel {
+    /// Whether the box may speak for the camera: it is its own, or nobody's yet.
+    fn may_be_of(&self, box_id: BoxId) -> bool {
+        self.owner.is_none_or(|owner| owner == box_id)
+    }
+}
+
 /// What a viewer is given next.
 #[derive(Debug, Clone)]
 pub enum View {
@@ -126,7 +133,7 @@ impl Hub {
     /// Whether somebody looks at that camera of that box.
     #[must_use]
     pub fn is_watched(&self, box_id: BoxId, camera: CameraId) -> bool {
-        self.channels().get(&camera).is_some_and(|channel| channel.owner.is_none_or(|owner| owner == box_id))
+        self.channels().get(&camera).is_some_and(|channel| channel.may_be_of(box_id))
     }
 
     /// A live fragment of a box's camera arrived. What a box says of another's camera is dropped and counted.
@@ -166,8 +173,7 @@ impl Hub {
 
     /// What a box says about its boot time, for the age of pictures.
     pub fn box_time(&self, box_id: BoxId, camera: CameraId, now: BootTime) {
-        if let Some(channel) = self.channels().get_mut(&camera).filter(|c| c.owner.is_none_or(|owner| owner == box_id))
-        {
+        if let Some(channel) = self.channels().get_mut(&camera).filter(|channel| channel.may_be_of(box_id)) {
             channel.box_time = Some((now, Instant::now()));
         }
     }

@@ -83,9 +83,7 @@ impl Vault {
     fn before(&self, entry: &Signed, head: Option<Head>, findings: &mut Findings) -> Option<Head> {
         let seq = entry.entry.seq;
         let next = head.map_or(0, |head| head.seq.saturating_add(1));
-        let card =
-            || matches!(JournalEntry::decode(entry.entry.kind, &entry.entry.body), Ok(Some(JournalEntry::Card { .. })));
-        if seq <= next || !card() {
+        if seq <= next || !JournalEntry::is_card(entry) {
             return head;
         }
         let text =

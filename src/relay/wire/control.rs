@@ -142,8 +142,7 @@ pub struct Span(#[n(0)] pub u64, #[n(1)] pub u64);
 
 impl<'b, C> Decode<'b, C> for Span {
     fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
-        cbor::exactly(d, 2)?;
-        Ok(Self(d.decode_with(ctx)?, d.decode_with(ctx)?))
+        d.decode_with(ctx).map(|(first, second)| Self(first, second))
     }
 }
 
@@ -154,8 +153,7 @@ pub struct Held(#[n(0)] pub SegmentId, #[n(1)] pub Digest);
 
 impl<'b, C> Decode<'b, C> for Held {
     fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
-        cbor::exactly(d, 2)?;
-        Ok(Self(d.decode_with(ctx)?, d.decode_with(ctx)?))
+        d.decode_with(ctx).map(|(first, second)| Self(first, second))
     }
 }
 

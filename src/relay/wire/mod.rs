@@ -15,8 +15,6 @@ pub const VERSION: u16 = 1;
 pub const MAX_CONTROL: usize = 256 * 1024;
 /// Ranges, cameras and segments that one message may list.
 pub const MAX_LIST: usize = 256;
-/// Issuers that PINS may name.
-pub const MAX_ISSUERS: usize = 4;
 /// Largest LIVE fragment's payload.
 pub const MAX_FRAGMENT: usize = 16 * 1024;
 /// Largest CHUNK payload.

@@ -46,10 +46,19 @@ pub struct Fault {
     /// Whether a signature or a rule of the format failed. If not, the bytes after the last checkpoint are only
     /// unreadable, as power cuts leave them.
     pub proven: bool,
-    /// Signed frames from the first that failed on. Unsynced bytes of a power cut hold three at most.
+    /// Signed frames from the first that failed on; see [`Self::exceeds_power_cut`].
     pub signed: u32,
     /// An END is among them.
     pub ended: bool,
+}
+
+impl Fault {
+    /// Whether more signed frames fail than a power cut can spoil: after the last sync it leaves at most three (one a
+    /// second, group sync within two, and an END).
+    #[must_use]
+    pub fn exceeds_power_cut(&self) -> bool {
+        self.signed > 3
+    }
 }
 
 /// What a walk found.

@@ -11,8 +11,6 @@ use crate::seal::scan::Scan;
 use crate::seal::signed::{EndBody, SIGNATURE};
 use std::collections::{BTreeMap, HashSet};
 
-/// A power cut leaves at most so many signed frames after the last sync (one a second, group sync within two).
-const TORN_SIGNED: u32 = 3;
 /// A `destroyed` entry so near the journal's end may not have been followed by its unlink.
 const ERASING: u64 = 64;
 
@@ -199,7 +197,7 @@ impl Judge<'_> {
 
     fn open(&mut self, name: &str, id: SegmentId, scan: &Scan, last_run: bool) {
         match scan.fault {
-            Some(fault) if fault.proven && (!last_run && !self.facts.incomplete || fault.signed > TORN_SIGNED) => {
+            Some(fault) if fault.proven && (!last_run && !self.facts.incomplete || fault.exceeds_power_cut()) => {
                 self.find(fault.code, name, id, scan);
             }
             Some(_) => self.note("segment-torn", name, id, scan),
@@ -339,7 +337,7 @@ pub(super) fn lone(name: &str, file: &Seen, report: &mut Report) {
         judge.find("segment-foreign", name, shown, scan);
     } else if let Some(fault) = scan.fault {
         let tearable = ["record-flipped", "record-dropped", "ckpt-flipped", "ckpt-dropped"].contains(&fault.code);
-        if !tearable || fault.ended || fault.signed > TORN_SIGNED {
+        if !tearable || fault.ended || fault.exceeds_power_cut() {
             judge.find(fault.code, name, shown, scan);
         } else {
             judge.note("segment-torn", name, shown, scan);

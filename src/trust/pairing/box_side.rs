@@ -142,7 +142,7 @@ fn check(body: &[u8]) -> Result<CloudAnswer, PairError> {
     if answer.version != VERSION {
         return Err(bad("version"));
     }
-    if answer.issuers.is_empty() || answer.issuers.len() > 4 {
+    if !(1..=tls::MAX_ISSUERS).contains(&answer.issuers.len()) {
         return Err(bad("number of issuer keys"));
     }
     if answer.issuers.iter().any(|issuer| PublicKey::from_spki(&issuer.0).is_none()) {

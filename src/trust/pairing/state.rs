@@ -11,14 +11,12 @@ use crate::base::reason::Coded;
 use crate::trust::identity::{Generation, Spki, TlsKey};
 use crate::trust::pairing::messages::CloudAnswer;
 use crate::trust::secrets::{SecretsError, SecretsFile};
-use crate::trust::tls::Pins;
+use crate::trust::tls::{MAX_ISSUERS, Pins};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 
 const MAX_FILE: u64 = 256 * 1024;
-/// Most issuer keys in a set of pins.
-const MAX_ISSUERS: usize = 4;
 /// The identities in the secrets file.
 const IDENTITIES: &str = "identity/";
 /// The identity that is used for the next pairing, kept before the code is tried.
@@ -219,7 +217,7 @@ impl Pairings {
     /// # Errors
     /// `Pins` for an older version or unusable keys, `OtherPairing`, `Io`.
     pub fn set_pins(&mut self, pairing: PairingId, pins: &Pins) -> Result<(), StateError> {
-        if pins.issuers.is_empty() || pins.issuers.len() > MAX_ISSUERS {
+        if !(1..=MAX_ISSUERS).contains(&pins.issuers.len()) {
             return Err(StateError::Pins { what: "number of keys" });
         }
         if pins.issuers.iter().any(|key| PublicKey::from_spki(&key.0).is_none()) {
