@@ -9,6 +9,7 @@ use mvb::ingest::track::Track;
 use mvb::media::{AccessUnit, Item, TrackId};
 use mvb::sim::camera::picture::{heard, picture, seen, sound};
 use mvb::sim::camera::rtp::Sender;
+use mvb::sim::volume::Seeded;
 use std::time::{Duration, Instant};
 
 /// For each payload format and for descriptions.
@@ -36,25 +37,21 @@ fn description(media: &str) -> String {
     format!("v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}a=control:track0\r\n")
 }
 
-/// Xorshift.
-struct Random(u64);
+struct Random(Seeded);
 
 impl Random {
     fn seeded() -> Self {
-        let seed = u64::from_be_bytes(random_bytes::<8>()) | 1;
+        let seed = u64::from_be_bytes(random_bytes::<8>());
         println!("seed {seed:#x}");
-        Self(seed)
+        Self(Seeded(seed))
     }
 
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.0.draw()
     }
 
     fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        usize::try_from(self.0.below(end as u64)).expect("below a usize")
     }
 
     /// Bytes changed, cut off, put in or repeated; at least one of these.

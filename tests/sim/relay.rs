@@ -1,6 +1,6 @@
 //! Box and cloud over loopback QUIC: everything arrives once and unchanged, whoever falls over in between.
 
-use crate::relay_world::{Cloud, Dice, Ground, Line, Machine, dialer, pause, seed, until};
+use crate::relay_world::{Cloud, Ground, Line, Machine, dialer, pause, seed, until};
 use bytes::Bytes;
 use mvb::base::chain::{Head, Signed};
 use mvb::base::ids::{BondId, CameraId, Digest, OrganisationId, PairingId, SegmentId};
@@ -10,6 +10,7 @@ use mvb::relay::session::Party;
 use mvb::relay::statement::{self, Committed, JournalAck};
 use mvb::relay::uplink::StopReason;
 use mvb::seal::{JournalEntry, Receipt, SegmentOffer, SegmentSource};
+use mvb::sim::volume::Seeded;
 use mvb::store::Store;
 use std::collections::BTreeMap;
 use std::io;
@@ -197,7 +198,7 @@ fn what_was_sent_before_a_disconnect_is_not_sent_again() {
 
 #[test]
 fn whoever_is_killed_twenty_times_nothing_is_lost_and_everything_is_committed_once() {
-    let mut dice = Dice::new(seed());
+    let mut dice = Seeded(seed());
     let ground = Ground::new();
     let mut cloud = Cloud::start(&ground, None, None, 0);
     let machine = Machine::new(&ground.recipients);

@@ -320,7 +320,7 @@ fn another_key_cannot_join_a_bond() {
 #[test]
 fn noise_never_does_more_than_end_the_session() {
     let scene = Scene::new(0);
-    let mut dice = crate::relay_world::Dice::new(crate::relay_world::seed());
+    let mut dice = mvb::sim::volume::Seeded(crate::relay_world::seed());
     runtime().block_on(async {
         for _ in 0..60 {
             let (link, mut control) = scene.greeted().await;

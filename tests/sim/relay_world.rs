@@ -459,22 +459,6 @@ pub fn dialer(identity: &Arc<TlsKey>, pins: Pins, address: SocketAddr) -> QuicDi
     }
 }
 
-/// A repeatable choice.
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
 pub fn seed() -> u64 {
     let seed = std::env::var("MVB_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_127);
     println!("seed {seed}; repeat with MVB_SEED={seed}");

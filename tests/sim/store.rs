@@ -481,8 +481,8 @@ async fn a_corrupt_or_missing_catalog_is_rebuilt_from_the_journal() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_card_that_was_rolled_back_is_left_alone_until_it_is_accepted() {
+/// A scene after a boot with the card as it was half-way, and that card.
+async fn rolled_back() -> (Scene, FaultVolume) {
     let mut scene = Scene::new(1);
     let mut rig = scene.open();
     scene.begin(&mut rig);
@@ -491,8 +491,13 @@ async fn a_card_that_was_rolled_back_is_left_alone_until_it_is_accepted() {
     scene.record(&mut rig, 120..240, true).await;
     assert!(rig.shut_down(scene.now()));
     drop(rig);
-
     scene.reboot(old.snapshot());
+    (scene, old)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_card_that_was_rolled_back_is_left_alone_until_it_is_accepted() {
+    let (mut scene, old) = rolled_back().await;
     scene.limits.keep_free = ByteCount(u64::MAX);
     let mut rig = scene.open();
     assert!(rig.opened.alarms.contains(&"card-rolled-back"), "{:?}", rig.opened.alarms);
@@ -520,15 +525,7 @@ async fn a_card_that_was_rolled_back_is_left_alone_until_it_is_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_card_that_was_rolled_back_and_lost_its_name_is_noticed_all_the_same() {
-    let mut scene = Scene::new(1);
-    let mut rig = scene.open();
-    scene.begin(&mut rig);
-    scene.record(&mut rig, 0..120, true).await;
-    let old = scene.volume.survivor(Loss::Lost, 0);
-    scene.record(&mut rig, 120..240, true).await;
-    assert!(rig.shut_down(scene.now()));
-    drop(rig);
-    scene.reboot(old.snapshot());
+    let (mut scene, _) = rolled_back().await;
     scene.volume.unlink("card.id").expect("there");
     let rig = scene.open();
     assert!(rig.opened.alarms.contains(&"card-rolled-back"), "{:?}", rig.opened.alarms);

@@ -206,6 +206,18 @@ fn data() -> tempfile::TempDir {
     dir
 }
 
+/// One exchange that ends between the cloud's commit and its reply, whose fate is still open then.
+async fn reply_lost(cloud: &mut Cloud, line: &mut Line, machine: &Machine, code: &Code) {
+    let facts = machine.facts();
+    let address = line.address;
+    let exchange = async { box_side::exchange(code, &facts, TcpStream::connect(address).await?).await };
+    let (broken, ()) = tokio::join!(exchange, async {
+        cloud.committed().await;
+        line.cut().await;
+    });
+    assert!(broken.is_err(), "no reply came");
+}
+
 #[tokio::test]
 async fn a_reply_that_is_lost_after_the_commit_is_asked_for_again_by_the_same_box_only() {
     for how in [Cut::BeforeReply, Cut::ReplyLost] {
@@ -243,14 +255,7 @@ async fn another_box_cannot_use_the_code_while_the_reply_is_lost() {
     let mut line = Line::new(cloud.address, Cut::BeforeReply).await;
     let code = cloud.code(line.address);
     let (machine, other) = (Machine::new(), Machine::new());
-    let facts = machine.facts();
-    let address = line.address;
-    let exchange = async { box_side::exchange(&code, &facts, TcpStream::connect(address).await?).await };
-    let (broken, ()) = tokio::join!(exchange, async {
-        cloud.committed().await;
-        line.cut().await;
-    });
-    assert!(broken.is_err(), "no reply came");
+    reply_lost(&mut cloud, &mut line, &machine, &code).await;
     // It asks before the first admission has ended.
     let release = async { cloud.fate.send(Fate::Lives).expect("awaited") };
     let (refused, ()) = tokio::join!(other.refused(&code), release);
@@ -267,14 +272,7 @@ async fn a_cloud_that_is_killed_between_commit_and_reply_pairs_the_box_with_the_
     let mut line = Line::new(cloud.address, Cut::BeforeReply).await;
     let code = cloud.code(line.address);
     let (machine, other) = (Machine::new(), Machine::new());
-    let facts = machine.facts();
-    let address = line.address;
-    let exchange = async { box_side::exchange(&code, &facts, TcpStream::connect(address).await?).await };
-    let (broken, ()) = tokio::join!(exchange, async {
-        cloud.committed().await;
-        line.cut().await;
-    });
-    assert!(broken.is_err(), "no reply came");
+    reply_lost(&mut cloud, &mut line, &machine, &code).await;
     let stored = cloud.rows();
     assert!(matches!(stored[..], [(PairingState::Pending, _)]), "{stored:?}");
     cloud.fate.send(Fate::Dies).expect("awaited");
